@@ -14,11 +14,11 @@ import enum
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-type Json = None | bool | int | float | str | list[Json] | dict[str, Json]
+Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
 
 MAX_CHAIN_MEMBERS = 33
 """The kernel's MAX_TAIL_CALL_CNT (include/linux/bpf.h): 33 tail calls after the first program."""
@@ -94,7 +94,7 @@ class TcHook:
         return HookKind.TC_INGRESS if self.direction == "ingress" else HookKind.TC_EGRESS
 
 
-type Hook = XdpHook | TcHook
+Hook: TypeAlias = XdpHook | TcHook
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -960,7 +960,7 @@ class Evict:
     step: Literal["evict"] = "evict"
 
 
-type Step = (
+Step: TypeAlias = (
     Load
     | Attach
     | Switch
@@ -1115,12 +1115,16 @@ def to_builtins(value: object) -> Any:
         case None | bool() | int() | float() | str():
             return value
         case Mapping():
-            return {str(to_builtins(key)): to_builtins(item) for key, item in value.items()}
+            return {_key_text(key): to_builtins(item) for key, item in value.items()}
         case list() | tuple():
             return [to_builtins(item) for item in value]
         case _:
             names = value.__dataclass_fields__  # type: ignore[attr-defined]  # all other model values are dataclasses
             return {name: to_builtins(getattr(value, name)) for name in names}
+
+
+def _key_text(key: object) -> str:
+    return key.key if isinstance(key, HookPoint) else str(key)
 
 
 def encode_json(value: object) -> bytes:
