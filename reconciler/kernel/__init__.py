@@ -123,6 +123,12 @@ class Kernel(Protocol):
     def expedite(self) -> AbstractContextManager[bool]:
         """Expedited grace periods for a batch, restored at the end; yields whether it took effect."""
 
+    def grace_setting(self) -> int | None:
+        """The value of rcu_expedited now, None where it cannot be read or must not be touched (journaled first)."""
+
+    def restore_grace(self, value: int) -> None:
+        """After a crash: write `value` back, if the file still reads 1."""
+
     def stats(self, generation: LoadedGeneration) -> Iterator[MemberStats]:
         """Counters of every member that has a stats map."""
 
