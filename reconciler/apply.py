@@ -1,0 +1,373 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The only interpreter of steps: one `match`, an undo stack, and the failure contract.
+
+Contract (docs/architecture.md):
+
+1. Before each step the journal names what it will create; a step that fails leaves nothing of itself.
+2. Until the point of no return every completed step is undone in reverse when a later one fails, not the failing one.
+   Undo restores attachments, not what state maps counted meanwhile. Evictions are never undone.
+3. An error while undoing never hides the first error; what it leaves over stays in the inventory.
+4. A lost compare-and-swap ends the pass for that hook only: the old program stays there, and so does its generation.
+5. After the point of no return nothing is undone; what cannot be removed is a survivor, tried again by the next pass.
+
+The module reads no clock and makes no decision about what should run.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final, Protocol, assert_never
+
+from reconciler.errors import DrainError, KernelError, OccupiedError, ReconcilerError, StaleError
+from reconciler.model import (
+    Attach,
+    ChangeMode,
+    CheckHealth,
+    Detach,
+    Drain,
+    Drift,
+    DriftKind,
+    Evict,
+    HookPoint,
+    Identity,
+    Inventory,
+    Load,
+    LoadedGeneration,
+    MapRole,
+    Outcome,
+    OwnedAttachment,
+    Package,
+    Plan,
+    PointOfNoReturn,
+    Repin,
+    Step,
+    StepFailure,
+    Switch,
+    Unload,
+    Unpin,
+    XdpMode,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from reconciler.kernel import Kernel
+
+EXPEDITE_FROM: Final = 8
+"""Grace periods in one batch from which `auto` expedites them (reference figures: docs/performance.md)."""
+
+
+class Journal(Protocol):
+    """Where intentions are made durable before they become facts."""
+
+    def journal(self, boot_id: str, event: str, **fields: object) -> None: ...
+
+
+class HealthChecks(Protocol):
+    """What must hold between the switch and the point of no return."""
+
+    def check(self, step: CheckHealth, inventory: Inventory) -> None:
+        """Raises HealthError naming what does not hold."""
+
+
+@dataclass(slots=True)
+class _Run:
+    """Everything that one execution changes."""
+
+    kernel: Kernel
+    packages: Mapping[str, Package]
+    journal: Journal
+    checks: HealthChecks
+    boot_id: str
+    generations: dict[str, LoadedGeneration]
+    attachments: dict[HookPoint, OwnedAttachment]
+    leftovers: set[str]
+    undo: list[tuple[Step, OwnedAttachment | None]] = field(default_factory=list)
+    done: list[Step] = field(default_factory=list)
+    survivors: list[Drift] = field(default_factory=list)
+    stale: list[str] = field(default_factory=list)
+    gaps: dict[str, float] = field(default_factory=dict)
+    committed: bool = False
+    drained: bool = True
+    bpffs_id: int = 0
+
+    def inventory(self) -> Inventory:
+        return Inventory(
+            boot_id=self.boot_id,
+            generations=tuple(self.generations[name] for name in sorted(self.generations)),
+            attachments=tuple(self.attachments[point] for point in sorted(self.attachments)),
+            leftovers=tuple(sorted(self.leftovers)),
+            bpffs_id=self.bpffs_id,
+        )
+
+
+def execute(
+    plan: Plan, *, kernel: Kernel, packages: Mapping[str, Package], journal: Journal, checks: HealthChecks
+) -> Outcome:
+    """Carry out `plan`; never raises for what a step does, the outcome says it.
+
+    Raises:
+        StateError: the journal cannot be written *before the first step*; later such an error fails the step.
+    """
+    run = _Run(
+        kernel=kernel,
+        packages=packages,
+        journal=journal,
+        checks=checks,
+        boot_id=plan.inventory.boot_id,
+        generations={generation.name: generation for generation in plan.inventory.generations},
+        attachments={owned.point: owned for owned in plan.inventory.attachments},
+        leftovers=set(plan.inventory.leftovers),
+        bpffs_id=plan.inventory.bpffs_id,
+    )
+    journal.journal(run.boot_id, "begin", plan=plan.digest)
+    failed: StepFailure | None = None
+    undo_failures: list[StepFailure] = []
+    with ExitStack() as stack:
+        expedited = _expedite(run, plan, stack)
+        for step in plan.steps:
+            try:
+                _step(run, step)
+            except (StaleError, OccupiedError) as error:
+                if not _skips_hook(run, step, error):
+                    failed = _failure(step, error)
+                    break
+            except ReconcilerError as error:
+                if run.committed:
+                    run.survivors.append(_survivor(step, error))
+                    continue
+                failed = _failure(step, error)
+                break
+        undone = _undo(run, undo_failures) if failed and not run.committed else ()
+    return Outcome(
+        inventory=run.inventory(),
+        done=tuple(run.done),
+        undone=undone,
+        failed=failed,
+        undo_failures=tuple(undo_failures),
+        survivors=tuple(run.survivors),
+        stale_hooks=tuple(run.stale),
+        gaps=run.gaps,
+        expedited=expedited,
+        committed=run.committed,
+    )
+
+
+def _expedite(run: _Run, plan: Plan, stack: ExitStack) -> bool:
+    waits = sum(isinstance(step, Attach | Switch | ChangeMode | Detach | Drain) for step in plan.steps)
+    evicts = any(isinstance(step, Evict) for step in plan.steps)
+    if waits < EXPEDITE_FROM and not evicts:
+        return False
+    before = run.kernel.grace_setting()
+    if before is None:
+        return False
+    run.journal.journal(run.boot_id, "expedite", before=before)
+    return stack.enter_context(run.kernel.expedite())
+
+
+def _step(run: _Run, step: Step) -> None:
+    """One step: journal, act, account. Leaves nothing of itself when it raises."""
+    match step:
+        case PointOfNoReturn():
+            run.journal.journal(run.boot_id, "committed")
+            run.committed = True
+            run.undo.clear()
+        case CheckHealth():
+            run.checks.check(step, run.inventory())
+        case Drain():
+            _drain(run, step)
+        case Load():
+            _load(run, step)
+        case Attach() | Switch() | ChangeMode():
+            _take_hook(run, step)
+        case Detach():
+            _detach(run, step)
+        case Repin():
+            run.journal.journal(run.boot_id, "intent", step=step)
+            run.kernel.repin(step.path, step.kind, step.identity)
+        case Unload() | Unpin():
+            _unload(run, step)
+        case Evict():
+            run.journal.journal(run.boot_id, "intent", step=step)
+            run.kernel.evict(step)
+        case _:
+            assert_never(step)
+    run.done.append(step)
+
+
+def _load(run: _Run, step: Load) -> None:
+    run.journal.journal(run.boot_id, "intent", step=step)
+    loaded = run.kernel.load(step.generation, run.packages)
+    run.generations[loaded.name] = loaded
+    run.undo.append((step, None))
+    run.journal.journal(run.boot_id, "loaded", result=loaded)
+
+
+def _take_hook(run: _Run, step: Attach | Switch | ChangeMode) -> None:
+    """Attach, switch or change mode: afterwards the hook runs `step.generation`."""
+    first = run.kernel.first_program(step.generation)
+    before = run.attachments.get(step.point)
+    run.journal.journal(run.boot_id, "intent", step=step)
+    match step:
+        case Attach():
+            owned = run.kernel.attach(step, first)
+            run.drained = run.drained and step.displace is None
+        case Switch():
+            owned = run.kernel.switch(step, first)
+            run.drained = False
+        case ChangeMode():
+            owned, gap = run.kernel.change_mode(step, first)
+            run.gaps[str(step.point)] = gap
+            run.drained = False
+    if before is not None and before.made_qdisc:
+        owned = replace(owned, made_qdisc=True)
+    run.attachments[step.point] = owned
+    run.undo.append((step, before))
+
+
+def _drain(run: _Run, step: Drain) -> None:
+    """One grace period; without one, what was superseded stays."""
+    run.journal.journal(run.boot_id, "intent", step=step)
+    run.kernel.drain()
+    run.drained = True
+
+
+def _detach(run: _Run, step: Detach) -> None:
+    run.journal.journal(run.boot_id, "intent", step=step)
+    run.drained = False
+    run.kernel.detach(step)
+    run.attachments.pop(step.point, None)
+
+
+def _unload(run: _Run, step: Unload | Unpin) -> None:
+    """Unpin what nothing uses; what a hook still runs (a lost race, a failed detach) or was not drained stays."""
+    if isinstance(step, Unload):
+        if any(owned.generation == step.generation for owned in run.attachments.values()):
+            return
+        if not run.drained:
+            raise DrainError("drain", 0, f"generation {step.generation} stays: no grace period could be waited for")
+    run.journal.journal(run.boot_id, "intent", step=step)
+    run.kernel.unload(step.pins)
+    run.leftovers.difference_update(step.pins)
+    if isinstance(step, Unload):
+        run.generations.pop(step.generation, None)
+
+
+def _skips_hook(run: _Run, step: Step, error: KernelError) -> bool:
+    """Whether a lost race concerns one hook only; then the pass goes on elsewhere."""
+    match step:
+        case Attach() | Switch() | ChangeMode() | Detach():
+            run.stale.append(f"{step.point}: {error}")
+            return True
+        case Evict():
+            run.survivors.append(_survivor(step, error))
+            return True
+        case _:
+            return False
+
+
+def _failure(step: Step, error: ReconcilerError) -> StepFailure:
+    return StepFailure(step=step, reason=error.reason, message=str(error))
+
+
+def _survivor(step: Step, error: ReconcilerError) -> Drift:
+    match step:
+        case Evict():
+            return Drift(
+                kind=DriftKind.NOT_REMOVABLE,
+                where=str(step.point),
+                message=f"foreign program {step.program.id} could not be removed: {error}",
+                critical=True,
+            )
+        case Detach():
+            return Drift(kind=DriftKind.ORPHANED, where=str(step.point), message=f"could not be detached: {error}")
+        case _:
+            return Drift(kind=DriftKind.ORPHANED, where=step.step, message=str(error))
+
+
+# --- undo --------------------------------------------------------------------------------------------------
+
+
+def _undo(run: _Run, failures: list[StepFailure]) -> tuple[Step, ...]:
+    """Take back what was done, in reverse; a grace period comes before anything is unloaded."""
+    undone: list[Step] = []
+    for step, before in reversed(run.undo):
+        try:
+            run.journal.journal(run.boot_id, "undo", step=step)
+            _undo_one(run, step, before)
+        except ReconcilerError as error:
+            failures.append(_failure(step, error))
+            if isinstance(step, Load):
+                run.leftovers.update(_own_pins(run.generations[step.generation.name], step))
+        else:
+            undone.append(step)
+            if step in run.done:
+                run.done.remove(step)
+    run.undo.clear()
+    return tuple(undone)
+
+
+def _undo_one(run: _Run, step: Step, before: OwnedAttachment | None) -> None:
+    match step:
+        case Load():
+            if not run.drained:
+                run.kernel.drain()
+                run.drained = True
+            loaded = run.generations[step.generation.name]
+            run.kernel.unload(_own_pins(loaded, step))
+            del run.generations[step.generation.name]
+        case Attach():
+            run.drained = False
+            owned = run.attachments[step.point]
+            run.kernel.detach(
+                Detach(
+                    point=step.point,
+                    kind=step.kind,
+                    generation=step.generation,
+                    reason="undo",
+                    pin=owned.pin,
+                    link_id=owned.link_id,
+                    filter=owned.filter,
+                    remove_qdisc=step.make_qdisc,
+                )
+            )
+            del run.attachments[step.point]
+        case Switch():
+            run.drained = False
+            first = run.kernel.first_program(step.generation)
+            back = replace(step, generation=step.old, old=step.generation, program=first, reason="undo")
+            owned = run.kernel.switch(back, step.program)
+            run.attachments[step.point] = _restored(owned, before)
+        case ChangeMode():
+            run.drained = False
+            owned = run.attachments[step.point]
+            back_mode = replace(
+                step,
+                generation=step.old,
+                old=step.generation,
+                link_id=owned.link_id or 0,
+                mode=step.old_mode,
+                old_mode=step.mode,
+                reason="undo",
+            )
+            restored, gap = run.kernel.change_mode(back_mode, run.kernel.first_program(step.old))
+            run.gaps[str(step.point)] = run.gaps.get(str(step.point), 0.0) + gap
+            run.attachments[step.point] = _restored(restored, before)
+        case _:
+            raise AssertionError(step)
+
+
+def _restored(owned: OwnedAttachment, before: OwnedAttachment | None) -> OwnedAttachment:
+    return replace(owned, made_qdisc=before.made_qdisc) if before else owned
+
+
+def _own_pins(loaded: LoadedGeneration, step: Load) -> tuple[str, ...]:
+    """Pins that this load made: never a state map that an older generation uses too."""
+    reused = {use.pin for member in step.generation.members for use in member.maps if use.reuse}
+    pins = [program.pin for program in loaded.programs]
+    pins += [loaded_map.pin for loaded_map in loaded.maps if loaded_map.pin not in reused]
+    return tuple(pins)
+
+
+__all__ = ["EXPEDITE_FROM", "HealthChecks", "Identity", "Journal", "MapRole", "XdpMode", "execute"]

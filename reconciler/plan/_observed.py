@@ -1,0 +1,262 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What of ours the snapshot shows: which generations are whole, and which one each hook runs.
+
+The kernel is asked first (a pinned link at `links/<hook>`, an attached program whose id is behind some `gen/*/p00`); the
+inventory only confirms that ids and contents are the ones that we made. Nothing here depends on what is desired.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from reconciler.model import (
+    Attachment,
+    AttachKind,
+    FilterId,
+    HookKind,
+    HookPoint,
+    HookState,
+    Identity,
+    LoadedGeneration,
+    MapRole,
+    Pin,
+    PinKind,
+    Repin,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from reconciler.model import Inventory, LoadedMap, OwnedAttachment, Snapshot
+
+CLSACT_MAJOR: Final = 0xFFFF0000
+"""TC_H_CLSACT (include/uapi/linux/pkt_sched.h)."""
+
+TC_PARENT: Final = {HookKind.TC_INGRESS: CLSACT_MAJOR | 0xFFF2, HookKind.TC_EGRESS: CLSACT_MAJOR | 0xFFF3}
+"""TC_H_MIN_INGRESS and TC_H_MIN_EGRESS below clsact."""
+
+FILTER_PRIO: Final = 1
+"""Our clsact filter comes first, so that nobody's TC_ACT_OK hides packets from it."""
+
+FILTER_HANDLE: Final = 0x72636E31
+"""Fixed handle ("rcn1"), so that one filter per hook is ours and is replaced in place."""
+
+
+def our_filter(kind: HookKind) -> FilterId:
+    """The one place at which a filter of ours sits on a clsact hook."""
+    return FilterId(parent=TC_PARENT[kind], prio=FILTER_PRIO, handle=FILTER_HANDLE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instance:
+    """A generation found below gen/.
+
+    Attributes:
+        loaded: its record, None when nobody recorded it (a crash while loading).
+        whole: every object is the recorded one, joined and frozen; only whole ones are kept.
+        problems: what is not as it was loaded.
+        repins: how pins that somebody removed come back.
+    """
+
+    name: str
+    pins: tuple[str, ...]
+    first: Identity | None
+    loaded: LoadedGeneration | None = None
+    whole: bool = False
+    problems: tuple[str, ...] = ()
+    repins: tuple[Repin, ...] = ()
+
+    @property
+    def digest(self) -> str | None:
+        return self.loaded.digest if self.loaded else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Current:
+    """Our attachment on one hook, as the kernel has it.
+
+    Attributes:
+        generation: name of the generation whose first program runs; None when it is none of ours.
+        pin: the link's pin as it exists now, None when it is missing or the attachment is no link.
+        made_qdisc: from the inventory.
+    """
+
+    point: HookPoint
+    attachment: Attachment
+    program: Identity
+    generation: str | None
+    pin: str | None = None
+    made_qdisc: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observed:
+    """The snapshot, seen from what is ours.
+
+    Attributes:
+        defunct: link pins whose link is on no hook: detached by somebody, or the interface is gone.
+        stray: every other pin of ours that no whole generation and no current attachment accounts for.
+    """
+
+    instances: Mapping[str, Instance]
+    current: Mapping[HookPoint, Current]
+    defunct: tuple[str, ...] = ()
+    map_pins: Mapping[str, int] = field(default_factory=dict)
+
+
+def observe(snapshot: Snapshot, inventory: Inventory) -> Observed:
+    """Both views of what is ours, joined."""
+    pins = {pin.path: pin for pin in snapshot.pins}
+    records = {loaded.name: loaded for loaded in inventory.generations}
+    directories: dict[str, list[Pin]] = {}
+    for pin in snapshot.pins:
+        parts = pin.path.split("/")
+        if parts[0] == "gen" and len(parts) == 3:
+            directories.setdefault(parts[1], []).append(pin)
+    names = sorted(directories.keys() | records.keys())
+    instances = {
+        name: _instance(name, tuple(directories.get(name, ())), records.get(name), snapshot, pins) for name in names
+    }
+    first = {
+        instance.first.id: name
+        for name, instance in instances.items()
+        if instance.first is not None and instance.first.id in snapshot.programs
+    }
+    link_pins = {pin.id: pin.path for pin in snapshot.pins if pin.kind is PinKind.LINK}
+    owned = {attachment.point: attachment for attachment in inventory.attachments}
+    current: dict[HookPoint, Current] = {}
+    for state in snapshot.hooks.values():
+        found = _current(state, first, link_pins, owned.get(state.point), snapshot)
+        if found is not None:
+            current[state.point] = found
+    used = {found.pin for found in current.values()}
+    return Observed(
+        instances=instances,
+        current=current,
+        defunct=tuple(sorted(path for path in link_pins.values() if path not in used)),
+        map_pins={pin.path: pin.id for pin in snapshot.pins if pin.kind is PinKind.MAP},
+    )
+
+
+def _current(
+    state: HookState,
+    first: Mapping[int, str],
+    link_pins: Mapping[int, str],
+    owned: OwnedAttachment | None,
+    snapshot: Snapshot,
+) -> Current | None:
+    for attachment in state.attachments:
+        pin = link_pins.get(attachment.link_id) if attachment.link_id is not None else None
+        known_link = owned is not None and owned.link_id is not None and owned.link_id == attachment.link_id
+        known_filter = attachment.filter == our_filter(state.point.kind) if attachment.filter else False
+        if not (
+            pin is not None
+            or (known_link and attachment.program_id in first)
+            or (known_filter and attachment.program_id in first)
+        ):
+            continue
+        program = snapshot.programs.get(attachment.program_id)
+        identity = program.identity if program else Identity(id=attachment.program_id)
+        return Current(
+            point=state.point,
+            attachment=attachment,
+            program=identity,
+            generation=first.get(attachment.program_id),
+            pin=pin,
+            made_qdisc=owned.made_qdisc if owned else False,
+        )
+    return None
+
+
+# --- generations -------------------------------------------------------------------------------------------
+
+
+def _instance(
+    name: str, pins: tuple[Pin, ...], loaded: LoadedGeneration | None, snapshot: Snapshot, by_path: Mapping[str, Pin]
+) -> Instance:
+    paths = tuple(pin.path for pin in pins)
+    if loaded is None:
+        head = next((pin for pin in pins if pin.path.endswith("/p00") and pin.kind is PinKind.PROGRAM), None)
+        program = snapshot.programs.get(head.id) if head else None
+        return Instance(name=name, pins=paths, first=program.identity if program else None, problems=("not recorded",))
+    problems: list[str] = []
+    repins: list[Repin] = []
+    _check_programs(loaded, snapshot, by_path, problems, repins)
+    _check_maps(loaded, snapshot, by_path, problems, repins)
+    unknown = set(paths) - {program.pin for program in loaded.programs} - {entry.pin for entry in loaded.maps}
+    problems += [f"{path} is not ours" for path in sorted(unknown)]
+    return Instance(
+        name=name,
+        pins=paths,
+        first=loaded.programs[0].identity if loaded.programs else None,
+        loaded=loaded,
+        whole=not problems,
+        problems=tuple(problems),
+        repins=tuple(repins) if not problems else (),
+    )
+
+
+def _check_programs(
+    loaded: LoadedGeneration,
+    snapshot: Snapshot,
+    by_path: Mapping[str, Pin],
+    problems: list[str],
+    repins: list[Repin],
+) -> None:
+    for record in loaded.programs:
+        program = snapshot.programs.get(record.identity.id)
+        if program is None or program.identity != record.identity:
+            problems.append(f"program of {record.chain}/{record.member} is gone")
+            continue
+        pin = by_path.get(record.pin)
+        if pin is None:
+            reason = f"somebody removed the pin of {record.chain}/{record.member}"
+            repins.append(Repin(path=record.pin, kind=PinKind.PROGRAM, identity=record.identity, reason=reason))
+        elif pin.id != record.identity.id:
+            problems.append(f"another program is pinned as {record.chain}/{record.member}")
+
+
+def _check_maps(
+    loaded: LoadedGeneration,
+    snapshot: Snapshot,
+    by_path: Mapping[str, Pin],
+    problems: list[str],
+    repins: list[Repin],
+) -> None:
+    alive = {map_id for program in snapshot.programs.values() for map_id in program.map_ids}
+    ids = [record.identity.id for record in loaded.programs]
+    slots = dict(zip([(r.chain, r.member) for r in loaded.programs], [*ids[1:], None], strict=True))
+    for record in loaded.maps:
+        who = f"map {record.name} of {record.chain}/{record.member}"
+        pin = by_path.get(record.pin)
+        if pin is None:
+            if record.id in alive:
+                identity = Identity(id=record.id)
+                repins.append(
+                    Repin(path=record.pin, kind=PinKind.MAP, identity=identity, reason=f"somebody removed the pin of {who}")
+                )
+            else:
+                problems.append(f"{who} is gone")
+            continue
+        if pin.id != record.id:
+            problems.append(f"another map is pinned as {who}")
+            continue
+        problems += _content_problems(record, who, snapshot, slots)
+
+
+def _content_problems(
+    record: LoadedMap, who: str, snapshot: Snapshot, slots: Mapping[tuple[str, str], int | None]
+) -> Iterator[str]:
+    seen = snapshot.maps.get(record.id)
+    if seen is None or record.role in (MapRole.STATE, MapRole.STATS):
+        return
+    if not seen.frozen:
+        yield f"{who} is not frozen"
+    if record.role is MapRole.NEXT and seen.slot != slots.get((record.chain, record.member)):
+        yield f"{who} leads to another program"
+    if record.role is MapRole.CONFIG and seen.content != record.content:
+        yield f"{who} does not hold the declared entries"
+
+
+__all__ = ["AttachKind", "Current", "Instance", "Observed", "observe", "our_filter"]

@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The state directory: one directory, one writer.
+
+It says what is ours in the kernel (inventory), which commit counts (source), what operators decided (control), what a
+running pass is about to do (journal) and what happened (history). It never says what is desired. Every file but the
+two append-only ones is replaced atomically and carries a version: a newer one is refused (`StateVersionError`) and
+then nothing is touched. Lost or unreadable files raise `StateError`; what that means is decided by `reconcile`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import msgspec
+
+from reconciler.errors import LockedError, StateError, StateVersionError
+from reconciler.model import (
+    INVENTORY_VERSION,
+    STATE_VERSION,
+    Attach,
+    AttachKind,
+    ChangeMode,
+    ControlRecord,
+    Inventory,
+    LoadedGeneration,
+    OwnedAttachment,
+    SourceRecord,
+    Switch,
+    encode_json,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+T = TypeVar("T")
+
+MAX_STATE_BYTES: Final = 256 * 2**20
+"""No file of ours comes near it (4,000 interfaces make a 6 MiB inventory); a larger one is not ours."""
+
+MAX_HISTORY_BYTES: Final = 16 * 2**20
+"""history.jsonl is rotated once beyond this size, so it holds at most twice as much."""
+
+
+class State:
+    """The files of one host. Made by `open_state`; `close()` releases the lock."""
+
+    def __init__(self, directory: Path, lock: int) -> None:
+        self.directory = directory
+        self._lock = lock
+        self._journal: int | None = None
+
+    def close(self) -> None:
+        """Release the lock and the journal. Idempotent."""
+        for fd in (self._journal, self._lock if self._lock >= 0 else None):
+            if fd is not None:
+                os.close(fd)
+        self._journal, self._lock = None, -1
+
+    # --- records -----------------------------------------------------------------------------------------
+
+    @property
+    def exists(self) -> bool:
+        """Whether a pass ever recorded anything here."""
+        return (self.directory / "inventory.json").exists() or (self.directory / "source.json").exists()
+
+    def inventory(self) -> Inventory | None:
+        """The inventory as last saved, None when there is none."""
+        return self._read("inventory.json", Inventory, INVENTORY_VERSION)
+
+    def save_inventory(self, inventory: Inventory) -> None:
+        self._replace("inventory.json", encode_json(inventory))
+
+    def source(self) -> SourceRecord:
+        return self._read("source.json", SourceRecord, STATE_VERSION) or SourceRecord()
+
+    def save_source(self, record: SourceRecord) -> None:
+        self._replace("source.json", encode_json(record))
+
+    def control(self) -> ControlRecord:
+        return self._read("control.json", ControlRecord, STATE_VERSION) or ControlRecord()
+
+    def save_control(self, record: ControlRecord) -> None:
+        self._replace("control.json", encode_json(record))
+
+    def save_status(self, text: bytes) -> None:
+        """The last pass's report, for `status`; losing it loses nothing."""
+        self._replace("status.json", text)
+
+    def _read(self, name: str, kind: type[T], newest: int) -> T | None:
+        data = read_file(self.directory / name)
+        return None if data is None else decode_record(data, kind, newest, name)
+
+    def _replace(self, name: str, data: bytes) -> None:
+        path = self.directory / name
+        temporary = path.with_name(f".{name}.new")
+        try:
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                _write_all(fd, data)
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            temporary.replace(path)
+            _sync_directory(self.directory)
+        except OSError as error:
+            raise StateError(f"cannot write {path}: {error.strerror}; check the disk") from error
+
+    # --- journal -----------------------------------------------------------------------------------------
+
+    def journal(self, boot_id: str, event: str, **fields: Any) -> None:
+        """Append one record and force it to disk: what it names may exist from now on."""
+        try:
+            if self._journal is None:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+                self._journal = os.open(self.directory / "journal", flags, 0o600)
+            _write_all(self._journal, encode_json({"boot": boot_id, "event": event, **fields}) + b"\n")
+            os.fsync(self._journal)
+        except OSError as error:
+            raise StateError(f"cannot append to {self.directory / 'journal'}: {error.strerror}; check the disk") from error
+
+    def clear_journal(self) -> None:
+        """The inventory now holds all that the journal said."""
+        if self._journal is not None:
+            os.close(self._journal)
+            self._journal = None
+        try:
+            (self.directory / "journal").unlink(missing_ok=True)
+            _sync_directory(self.directory)
+        except OSError as error:
+            raise StateError(f"cannot remove {self.directory / 'journal'}: {error.strerror}") from error
+
+    def journal_records(self) -> tuple[dict[str, Any], ...]:
+        """All whole records; a torn last line is what a crash leaves and is ignored."""
+        data = read_file(self.directory / "journal") or b""
+        return tuple(_json_lines(data))
+
+    # --- history -----------------------------------------------------------------------------------------
+
+    def append_history(self, record: object) -> None:
+        """One line for `history`. Not forced to disk: it may be lost, it may not block a repair."""
+        path = self.directory / "history.jsonl"
+        try:
+            if path.exists() and path.stat().st_size > MAX_HISTORY_BYTES:
+                path.replace(path.with_name("history.1.jsonl"))
+            with path.open("ab") as file:
+                file.write(encode_json(record) + b"\n")
+        except OSError as error:
+            raise StateError(f"cannot append to {path}: {error.strerror}; check the disk") from error
+
+
+def open_state(directory: Path, *, wait: bool = False) -> State:
+    """Create the directory if needed and take the lock.
+
+    Raises:
+        LockedError: another process (the agent, or another `apply`) holds it.
+        StateError: the directory cannot be used.
+    """
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise StateError(f"cannot use the state directory {directory}: {error.strerror}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError as error:
+        os.close(lock)
+        message = f"another reconciler holds {directory / 'lock'}; stop it, or use its control socket"
+        raise LockedError(message) from error
+    return State(directory, lock)
+
+
+def read_status(directory: Path) -> bytes | None:
+    """The last pass's report; needs no lock. None when there is none."""
+    return read_file(directory / "status.json")
+
+
+def read_history(directory: Path) -> tuple[dict[str, Any], ...]:
+    """All history records, oldest first; needs no lock."""
+    older = read_file(directory / "history.1.jsonl") or b""
+    return tuple(_json_lines(older + (read_file(directory / "history.jsonl") or b"")))
+
+
+def read_file(path: Path) -> bytes | None:
+    """Bytes of a state file, None when it does not exist.
+
+    Raises:
+        StateError: it cannot be read or is too large to be ours.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StateError(f"cannot read {path}: {error.strerror}") from error
+    with os.fdopen(fd, "rb") as file:
+        data = file.read(MAX_STATE_BYTES + 1)
+    if len(data) > MAX_STATE_BYTES:
+        raise StateError(f"{path}: expected at most {MAX_STATE_BYTES} bytes, got more; it is not a file of this program")
+    return data
+
+
+def decode_record(data: bytes, kind: type[T], newest: int, name: str) -> T:
+    """One versioned record.
+
+    Raises:
+        StateVersionError: written by a newer agent.
+        StateError: not such a record.
+    """
+    try:
+        raw = msgspec.json.decode(data)
+        version = raw.get("version") if isinstance(raw, dict) else None
+        if not isinstance(version, int):
+            raise StateError(f"{name}: expected a record with a version, got none; restore it or run `reconciler accept`")
+        if version > newest:
+            message = f"{name}: written in format {version}, this agent reads up to {newest}; install the newer agent again"
+            raise StateVersionError(message)
+        return msgspec.convert(raw, type=kind)
+    except msgspec.MsgspecError as error:
+        raise StateError(f"{name}: damaged ({error}); restore it or run `reconciler accept`") from error
+
+
+def recover(inventory: Inventory, records: tuple[dict[str, Any], ...]) -> Inventory:
+    """The inventory after a crash: what was saved, and what the journal says may exist since then.
+
+    Records of another boot say nothing: that kernel is gone. Candidates that do not exist are dropped by the next plan.
+    """
+    generations = {generation.name: generation for generation in inventory.generations}
+    attachments = {owned.point: owned for owned in inventory.attachments}
+    for record in records:
+        if record.get("boot") != inventory.boot_id:
+            continue
+        match record.get("event"), record.get("step"):
+            case "loaded", _:
+                loaded = msgspec.convert(record["result"], type=LoadedGeneration)
+                generations[loaded.name] = loaded
+            case "intent", {"step": "attach"} as raw:
+                step = msgspec.convert(raw, type=Attach)
+                attachments[step.point] = candidate(step, attachments.get(step.point))
+            case "intent", {"step": "switch"} as raw:
+                step = msgspec.convert(raw, type=Switch)
+                attachments[step.point] = candidate(step, attachments.get(step.point))
+            case "intent", {"step": "change-mode"} as raw:
+                step = msgspec.convert(raw, type=ChangeMode)
+                attachments[step.point] = candidate(step, attachments.get(step.point))
+            case _:
+                pass
+    ordered = tuple(attachments[point] for point in sorted(attachments))
+    return replace(inventory, generations=tuple(generations.values()), attachments=ordered)
+
+
+def candidate(step: Attach | Switch | ChangeMode, before: OwnedAttachment | None = None) -> OwnedAttachment:
+    """What a step will have made if it got as far; `before` is what was there."""
+    made_qdisc = isinstance(step, Attach) and step.make_qdisc
+    return OwnedAttachment(
+        point=step.point,
+        kind=AttachKind.XDP_LINK if isinstance(step, ChangeMode) else step.kind,
+        generation=step.generation,
+        pin=step.pin,
+        link_id=before.link_id if before else None,
+        filter=None if isinstance(step, ChangeMode) else step.filter,
+        mode=before.mode if before else None,
+        made_qdisc=made_qdisc or (before is not None and before.made_qdisc),
+    )
+
+
+def _json_lines(data: bytes) -> Iterator[dict[str, Any]]:
+    for line in data.split(b"\n"):
+        try:
+            record = msgspec.json.decode(line)
+        except msgspec.DecodeError:
+            continue
+        if isinstance(record, dict):
+            yield record
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def _sync_directory(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
