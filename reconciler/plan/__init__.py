@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Desired state × packages × snapshot × inventory × policy → ordered steps, each with its reason.
+
+Order: repair pins → load → switch or attach → drain → health → point of no return → detach → drain → unload → evict.
+A hook that cannot be served now (absent, occupied, contested) is *pending*: it is drift, it fails nothing, and no step
+touches it. Planning the state that an executed plan left gives no steps (tests/properties). `PlanError` and
+`GuardrailError` are raised before anything ran.
+"""
+
+from __future__ import annotations
+
+from reconciler.plan._generations import verdicts
+from reconciler.plan._make import PlanInput, make, make_teardown, required_namespaces
+from reconciler.plan._observed import our_filter
+
+__all__ = ["PlanInput", "make", "make_teardown", "our_filter", "required_namespaces", "verdicts"]

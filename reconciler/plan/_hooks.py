@@ -1,0 +1,358 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hook by hook: keep, switch, attach, change mode, detach, or leave pending; and which generations that needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from reconciler.errors import Diagnostic, PlanError
+from reconciler.model import (
+    Attach,
+    Attachment,
+    AttachKind,
+    ChangeMode,
+    Detach,
+    Drift,
+    DriftKind,
+    Features,
+    HookKind,
+    HookPoint,
+    HookState,
+    Identity,
+    Inventory,
+    Load,
+    MapRole,
+    PinKind,
+    Repin,
+    Snapshot,
+    Step,
+    Support,
+    Switch,
+    Unpin,
+    XdpMode,
+)
+from reconciler.plan._generations import NAME_DIGITS, instantiate
+from reconciler.plan._observed import Current, Instance, Observed, our_filter
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from reconciler.plan._targets import Target, Targets
+    from reconciler.policy import Stranger
+
+
+@dataclass(slots=True)
+class HookPlanner:
+    """Fills its lists by `run`.
+
+    Attributes:
+        displaceable: foreign attachments that enforce mode may remove, by hook.
+        names: content digest to the name of the generation that serves it.
+        held: generations that stay because a hook that cannot be touched runs them.
+        freed_pins: defunct link pins that are unpinned before a hook is attached again.
+        switched: targets whose hook gets a step.
+    """
+
+    targets: Targets
+    observed: Observed
+    snapshot: Snapshot
+    inventory: Inventory
+    displaceable: Mapping[HookPoint, tuple[Stranger, ...]]
+    changed: bool
+    repair: list[Step] = field(default_factory=list)
+    loads: list[Step] = field(default_factory=list)
+    hooks: list[Step] = field(default_factory=list)
+    detaches: list[Step] = field(default_factory=list)
+    drift: list[Drift] = field(default_factory=list)
+    pending: list[Drift] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    names: dict[str, str] = field(default_factory=dict)
+    held: set[str] = field(default_factory=set)
+    freed_pins: set[str] = field(default_factory=set)
+    switched: list[Target] = field(default_factory=list)
+    displacing: dict[HookPoint, Attach] = field(default_factory=dict)
+
+    def run(self) -> None:
+        """Plan every target, then every hook of ours that is no target any more."""
+        self._check_state_loss()
+        for point in sorted(self.targets.by_point):
+            self._target(self.targets.by_point[point])
+        for point in sorted(self.observed.current):
+            if point not in self.targets.by_point:
+                self._leave(self.observed.current[point])
+
+    # --- generations -------------------------------------------------------------------------------------
+
+    def _generation(self, target: Target) -> str:
+        """Name of a whole generation with the target's content; planned to be loaded if there is none."""
+        digest = target.content.digest
+        if digest in self.names:
+            return self.names[digest]
+        prefix = f"{digest[:NAME_DIGITS]}_"
+        taken = [instance for name, instance in self.observed.instances.items() if name.startswith(prefix)]
+        whole = next((instance for instance in taken if instance.whole and instance.digest == digest), None)
+        if whole is not None:
+            self.names[digest] = whole.name
+            self._repin(whole)
+            return whole.name
+        for instance in taken:
+            for problem in instance.problems:
+                self.drift.append(Drift(kind=DriftKind.ALTERED, where=f"generation {instance.name[:12]}", message=problem))
+        numbers = {int(instance.name.rsplit("_", 1)[1]) for instance in taken}
+        number = next(n for n in range(len(numbers) + 1) if n not in numbers)
+        existing = frozenset(self.observed.map_pins)
+        planned = {use.pin for step in self.loads if isinstance(step, Load) for m in step.generation.members for use in m.maps}
+        generation = instantiate(target.content, number, existing | planned)
+        self._reuse_lost_state()
+        self.names[digest] = generation.name
+        reason = "new content" if self.changed else "the loaded one is gone or altered"
+        self.loads.append(Load(generation=generation, reason=reason))
+        return generation.name
+
+    def _repin(self, instance: Instance) -> None:
+        for step in instance.repins:
+            if step not in self.repair:
+                self.repair.append(step)
+                self.drift.append(Drift(kind=DriftKind.UNPINNED, where=step.path, message=step.reason))
+
+    def _reuse_lost_state(self) -> None:
+        """State whose pin somebody removed but which a live program still holds is pinned again first."""
+        alive = {map_id for program in self.snapshot.programs.values() for map_id in program.map_ids}
+        known = {
+            entry.pin: entry.id
+            for instance in self.observed.instances.values()
+            if instance.loaded is not None
+            for entry in instance.loaded.maps
+            if entry.role in (MapRole.STATE, MapRole.STATS)
+        }
+        for path, map_id in sorted(known.items()):
+            if path not in self.observed.map_pins and map_id in alive and path in self.targets.state_pins:
+                step = Repin(path=path, kind=PinKind.MAP, identity=Identity(id=map_id), reason="somebody removed the pin of state")
+                if step not in self.repair:
+                    self.repair.append(step)
+
+    def _check_state_loss(self) -> None:
+        """A state map that would get another layout is lost; the manifest must allow it by name."""
+        recorded = {
+            entry.key: entry
+            for instance in self.observed.instances.values()
+            if instance.loaded is not None
+            for entry in instance.loaded.maps
+            if entry.role is MapRole.STATE and entry.pin in self.observed.map_pins
+        }
+        findings: dict[Diagnostic, None] = {}
+        for target in self.targets.by_point.values():
+            allowed = {
+                (chain.name, member.name): member.allow_state_loss for chain in target.chains for member in chain.members
+            }
+            for member in target.content.members:
+                for use in member.maps:
+                    before = recorded.get(use.key) if use.role is MapRole.STATE else None
+                    if before is None or before.layout == use.layout:
+                        continue
+                    text = (
+                        f"map {use.name} of {member.chain}/{member.member}: layout {before.layout[:12]} becomes "
+                        f"{use.layout[:12]}, so what it counted is lost"
+                    )
+                    if allowed[member.chain, member.member]:
+                        if text not in self.notes:
+                            self.notes.append(text)
+                        continue
+                    chain = next(chain for chain in target.chains if chain.name == member.chain)
+                    message = f"{text}; set allowStateLoss: true on the member if that is meant"
+                    findings[Diagnostic(message=message, file=chain.file or None)] = None
+        if findings:
+            raise PlanError(tuple(findings), reason="StateLoss")
+
+    # --- one hook ----------------------------------------------------------------------------------------
+
+    def _target(self, target: Target) -> None:
+        point = target.point
+        state = self.snapshot.hooks.get(point, HookState(point=point))
+        current = self.observed.current.get(point)
+        if not state.settled:
+            self._pend(DriftKind.CONTESTED, point, "somebody changes this hook all the time; left as it is until it settles")
+            self._hold(current)
+            return
+        if current is None:
+            self._attach(target, state)
+            return
+        if current.attachment.kind is AttachKind.XDP_LINK and self._wrong_mode(target, current):
+            self._change_mode(target, current)
+            return
+        name = self._generation(target)
+        if current.generation == name:
+            self._keep(target, current)
+            return
+        self._note_drift(target, current)
+        self.switched.append(target)
+        self.hooks.append(
+            Switch(
+                point=point,
+                generation=name,
+                old=current.generation or "",
+                program=current.program,
+                kind=current.attachment.kind,
+                reason=self._reason(target),
+                pin=current.pin or self._link_pin(current),
+                link_id=current.attachment.link_id,
+                filter=current.attachment.filter,
+            )
+        )
+
+    def _keep(self, target: Target, current: Current) -> None:
+        """The hook runs what it should; only its link's pin may have to come back."""
+        if current.attachment.link_id is None or current.pin is not None:
+            return
+        path = f"links/{target.point.key}"
+        identity = Identity(id=current.attachment.link_id)
+        reason = f"somebody removed the pin of the link on {target.point}"
+        self.repair.append(Repin(path=path, kind=PinKind.LINK, identity=identity, reason=reason))
+        self.drift.append(Drift(kind=DriftKind.UNPINNED, where=str(target.point), message=reason))
+
+    def _link_pin(self, current: Current) -> str | None:
+        return f"links/{current.point.key}" if current.attachment.link_id is not None else None
+
+    def _attach(self, target: Target, state: HookState) -> None:
+        point = target.point
+        kind = self._attach_kind(point.kind, self.snapshot.features)
+        if kind is None:
+            self._pend(DriftKind.ABSENT, point, f"this kernel supports no way of attaching to {point.kind}")
+            return
+        displace = self._occupant(state)
+        if displace is None and self._occupied(kind, state):
+            return
+        name = self._generation(target)
+        pin = None if kind is AttachKind.CLSACT_FILTER else f"links/{point.key}"
+        if pin in self.observed.defunct:
+            self.repair.append(Unpin(pins=(pin,), reason="its link is detached or its interface is gone"))
+            self.freed_pins.add(pin)
+        step = Attach(
+            point=point,
+            generation=name,
+            kind=kind,
+            reason=self._reason(target),
+            pin=pin,
+            filter=our_filter(point.kind) if kind is AttachKind.CLSACT_FILTER else None,
+            revision=state.revision if kind is AttachKind.TCX_LINK else None,
+            mode=target.mode,
+            make_qdisc=kind is AttachKind.CLSACT_FILTER and state.clsact == "none",
+            displace=displace,
+        )
+        if displace is not None:
+            self.displacing[point] = step
+            self.notes.append(f"{point}: the foreign program {displace.program_id} is displaced by the switch itself")
+        if self._ran_before(point):
+            message = "our program was detached by somebody"
+            self.drift.append(Drift(kind=DriftKind.DETACHED, where=str(point), message=message))
+        self.switched.append(target)
+        self.hooks.append(step)
+
+    def _ran_before(self, point: HookPoint) -> bool:
+        return any(owned.point == point for owned in self.inventory.attachments)
+
+    def _occupant(self, state: HookState) -> Attachment | None:
+        """A foreign XDP program that enforce mode may displace."""
+        if state.point.kind is not HookKind.XDP:
+            return None
+        found = self.displaceable.get(state.point, ())
+        return found[0].attachment if len(state.attachments) == 1 and found else None
+
+    def _occupied(self, kind: AttachKind, state: HookState) -> bool:
+        point = state.point
+        if kind is AttachKind.XDP_LINK and state.attachments:
+            occupant = state.attachments[0]
+            message = f"foreign program {occupant.program_id} ({occupant.kind}) holds the hook; detach it, or use secureMode enforce"
+            self._pend(DriftKind.OCCUPIED, point, message)
+            return True
+        if kind is not AttachKind.CLSACT_FILTER:
+            return False
+        if state.clsact == "ingress":
+            message = "a foreign ingress qdisc holds the place of clsact; remove it first"
+            self._pend(DriftKind.OCCUPIED, point, message)
+            return True
+        place = our_filter(point.kind)
+        if any(found.filter == place for found in state.attachments):
+            self._pend(DriftKind.OCCUPIED, point, "a foreign filter has our priority and handle; remove it first")
+            return True
+        return False
+
+    @staticmethod
+    def _attach_kind(kind: HookKind, features: Features) -> AttachKind | None:
+        if kind is HookKind.XDP:
+            return AttachKind.XDP_LINK if features.xdp_link is not Support.NO else None
+        if features.tcx is Support.YES:
+            return AttachKind.TCX_LINK
+        return AttachKind.CLSACT_FILTER if features.clsact is not Support.NO else None
+
+    def _wrong_mode(self, target: Target, current: Current) -> bool:
+        return target.mode is not XdpMode.AUTO and current.attachment.mode != target.mode.value
+
+    def _change_mode(self, target: Target, current: Current) -> None:
+        name = self._generation(target)
+        self.notes.append(
+            f"{target.point}: {current.attachment.mode} becomes {target.mode}; the kernel forces a gap of some milliseconds"
+        )
+        self.switched.append(target)
+        self.hooks.append(
+            ChangeMode(
+                point=target.point,
+                generation=name,
+                old=current.generation or "",
+                pin=current.pin or f"links/{target.point.key}",
+                link_id=current.attachment.link_id or 0,
+                mode=target.mode,
+                old_mode=XdpMode(current.attachment.mode or XdpMode.AUTO),
+                reason=self._reason(target),
+            )
+        )
+
+    def _leave(self, current: Current) -> None:
+        """A hook of ours that nothing declares any more."""
+        state = self.snapshot.hooks[current.point]
+        if not state.settled:
+            self._pend(DriftKind.CONTESTED, current.point, "to be detached, but somebody changes this hook all the time")
+            self._hold(current)
+            return
+        self.detaches.append(
+            Detach(
+                point=current.point,
+                kind=current.attachment.kind,
+                generation=current.generation or "",
+                reason="no chain declares this hook any more",
+                pin=current.pin,
+                link_id=current.attachment.link_id,
+                filter=current.attachment.filter,
+                remove_qdisc=current.made_qdisc,
+            )
+        )
+
+    # --- words -------------------------------------------------------------------------------------------
+
+    def _hold(self, current: Current | None) -> None:
+        if current is not None and current.generation is not None:
+            self.held.add(current.generation)
+
+    def _pend(self, kind: DriftKind, point: HookPoint, message: str) -> None:
+        self.pending.append(Drift(kind=kind, where=str(point), message=message))
+
+    def _recorded_digest(self, point: HookPoint) -> str | None:
+        """Content that this hook was given last, as the inventory says."""
+        for owned in self.inventory.attachments:
+            if owned.point == point:
+                instance = self.observed.instances.get(owned.generation)
+                return instance.digest if instance else None
+        return None
+
+    def _reason(self, target: Target) -> str:
+        if self._recorded_digest(target.point) == target.content.digest:
+            return "restore what is declared"
+        return "the declared chain changed" if self._ran_before(target.point) else "declared, and not there yet"
+
+    def _note_drift(self, target: Target, current: Current) -> None:
+        if self._recorded_digest(target.point) != target.content.digest:
+            return
+        what = "a foreign program" if current.generation is None else "another generation"
+        message = f"{what} ({current.program.id}) runs in place of the declared chain"
+        self.drift.append(Drift(kind=DriftKind.REPLACED, where=str(target.point), message=message))

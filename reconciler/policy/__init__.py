@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who may sign what, what is tolerated, and what on a watched hook is ours, tolerated or foreign.
+
+Pure. An empty policy allows nothing: no rule for a package means that nobody may sign it. Nothing in a repository
+widens any of this; all of it comes from the host's own configuration.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, assert_never
+
+from reconciler import manifest
+from reconciler.model import Attachment, AttachKind, HookPoint, Identity, RemovalMethod
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from reconciler.config import SecureMode, Toleration
+    from reconciler.model import Program, Snapshot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stranger:
+    """An attachment on a watched hook that nobody declared.
+
+    Attributes:
+        tolerated_by: name of the toleration that lets it be, None when it is foreign.
+        method: how it can be removed.
+    """
+
+    point: HookPoint
+    attachment: Attachment
+    program: Identity
+    program_name: str
+    tolerated_by: str | None
+    method: RemovalMethod
+
+    @property
+    def identity(self) -> tuple[str, str, int, int, int | None]:
+        """Equal in two snapshots exactly if it is the same program, attached in the same way."""
+        return (self.point.key, self.attachment.kind, self.program.id, self.program.load_time, self.attachment.link_id)
+
+
+def removal_method(kind: AttachKind) -> RemovalMethod:
+    """How a foreign attachment of this kind is removed."""
+    match kind:
+        case AttachKind.XDP_LINK | AttachKind.TCX_LINK:
+            return RemovalMethod.LINK_DETACH
+        case AttachKind.XDP_NETLINK:
+            return RemovalMethod.NETLINK
+        case AttachKind.TCX_PROG:
+            return RemovalMethod.PROG_DETACH
+        case AttachKind.CLSACT_FILTER:
+            return RemovalMethod.FILTER_DELETE
+        case _:
+            assert_never(kind)
+
+
+def watched(secure: SecureMode, point: HookPoint) -> bool:
+    """Whether secure mode looks at this hook at all."""
+    return point.netns in secure.namespaces and manifest.interface_matches(secure.interfaces, point.interface)
+
+
+def classify(snapshot: Snapshot, ours: Mapping[HookPoint, Attachment], secure: SecureMode) -> tuple[Stranger, ...]:
+    """Every attachment on a watched hook that is not ours, in a stable order.
+
+    Args:
+        ours: our own attachment on each hook.
+    """
+    strangers = []
+    for point in sorted(snapshot.hooks):
+        state = snapshot.hooks[point]
+        if not watched(secure, state.point):
+            continue
+        for attachment in state.attachments:
+            if ours.get(point) == attachment:
+                continue
+            program = snapshot.programs.get(attachment.program_id)
+            strangers.append(
+                Stranger(
+                    point=state.point,
+                    attachment=attachment,
+                    program=program.identity if program else Identity(id=attachment.program_id),
+                    program_name=program.name if program else "",
+                    tolerated_by=_tolerated_by(secure.tolerations, state.point, attachment, program),
+                    method=removal_method(attachment.kind),
+                )
+            )
+    return tuple(strangers)
+
+
+def _tolerated_by(
+    tolerations: tuple[Toleration, ...], point: HookPoint, attachment: Attachment, program: Program | None
+) -> str | None:
+    return next((rule.name for rule in tolerations if tolerates(rule, point, attachment, program)), None)
+
+
+def tolerates(rule: Toleration, point: HookPoint, attachment: Attachment, program: Program | None) -> bool:
+    """Whether every condition that the rule gives holds; a rule without conditions tolerates nothing."""
+    conditions = []
+    if rule.hooks:
+        conditions.append(point.kind in rule.hooks)
+    if rule.attach:
+        conditions.append(attachment.kind in rule.attach)
+    if rule.program_name is not None:
+        conditions.append(program is not None and fnmatchcase(program.name, rule.program_name))
+    if rule.tag is not None:
+        conditions.append(program is not None and program.tag == rule.tag)
+    if rule.filter_name is not None:
+        conditions.append(attachment.name is not None and fnmatchcase(attachment.name, rule.filter_name))
+    return bool(conditions) and all(conditions)
