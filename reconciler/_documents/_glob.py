@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Globs: matching, and whether two of them can match the same text.
+
+The grammar is small: `*` any text, `?` any one character, `[a-f_]` one of, `[!a-f_]` none of, everything else itself.
+A glob is a line of items, so matching and intersection are walks over positions: both cost the product of two lengths
+and cannot blow up, whatever is written. (`fnmatch` builds regular expressions, which can.)
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+_MAX_RANGE = 256
+"""Characters that a range such as a-z may span."""
+
+
+class GlobError(ValueError):
+    """The text is no glob."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """One item: a set of characters (or all but a set), once, or any number of any characters."""
+
+    chars: frozenset[str] = frozenset()
+    negated: bool = False
+    star: bool = False
+
+    def takes(self, char: str) -> bool:
+        return self.star or (char in self.chars) != self.negated
+
+    def meets(self, other: _Item) -> bool:
+        if self.star or other.star:
+            return True
+        if self.negated and other.negated:
+            return True
+        if self.negated:
+            return not other.chars <= self.chars
+        return not self.chars <= other.chars if other.negated else not self.chars.isdisjoint(other.chars)
+
+
+_STAR = _Item(star=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Glob:
+    """A parsed glob. Compare and print `text`."""
+
+    text: str
+    items: tuple[_Item, ...]
+
+    @property
+    def shortest(self) -> int:
+        """Characters of the shortest text that matches."""
+        return sum(not item.star for item in self.items)
+
+    @property
+    def literal(self) -> bool:
+        """Whether exactly one text matches."""
+        return all(not item.star and not item.negated and len(item.chars) == 1 for item in self.items)
+
+    def matches(self, text: str) -> bool:
+        """Whether the whole of `text` matches."""
+        states = self._closure({0})
+        for char in text:
+            step = set()
+            for at in states:
+                if at < len(self.items) and self.items[at].takes(char):
+                    step.add(at if self.items[at].star else at + 1)
+            states = self._closure(step)
+            if not states:
+                return False
+        return len(self.items) in states
+
+    def intersects(self, other: Glob, *, longest: int) -> bool:
+        """Whether some text of at most `longest` characters matches both (any characters are possible)."""
+        # Breadth first over pairs of positions; each round is one more character of a common text.
+        goal = (len(self.items), len(other.items))
+        states = {(a, b) for a in self._closure({0}) for b in other._closure({0})}
+        seen = set(states)
+        for _ in range(longest + 1):
+            if goal in states:
+                return True
+            step: set[tuple[int, int]] = set()
+            for a, b in states:
+                if a < goal[0] and b < goal[1] and self.items[a].meets(other.items[b]):
+                    next_a = a if self.items[a].star else a + 1
+                    next_b = b if other.items[b].star else b + 1
+                    step |= {(x, y) for x in self._closure({next_a}) for y in other._closure({next_b})}
+            states = step - seen
+            seen |= states
+            if not states:
+                return False
+        return False
+
+    def _closure(self, states: set[int]) -> set[int]:
+        # A star may also take nothing.
+        found = set(states)
+        for at in states:
+            position = at
+            while position < len(self.items) and self.items[position].star:
+                position += 1
+                found.add(position)
+        return found
+
+
+@functools.lru_cache(maxsize=4096)
+def parse_glob(text: str) -> Glob:
+    """The glob that `text` spells.
+
+    Raises:
+        GlobError: brackets that are not closed, are empty, or hold a range that runs backwards or too far.
+    """
+    items: list[_Item] = []
+    at = 0
+    while at < len(text):
+        char = text[at]
+        if char == "[":
+            item, at = _parse_class(text, at)
+            items.append(item)
+            continue
+        at += 1
+        if char != "*":
+            items.append(_Item(negated=True) if char == "?" else _Item(chars=frozenset(char)))
+        elif not items or not items[-1].star:
+            items.append(_STAR)
+    return Glob(text=text, items=tuple(items))
+
+
+def _parse_class(text: str, start: int) -> tuple[_Item, int]:
+    end = text.find("]", start + 1)
+    if end < 0:
+        message = f"expected a ']' after the '[' in {text!r}, got none"
+        raise GlobError(message)
+    body = text[start + 1 : end]
+    negated = body.startswith("!")
+    body = body.removeprefix("!")
+    if not body:
+        message = f"expected characters between '[' and ']' in {text!r}, got none"
+        raise GlobError(message)
+    chars: set[str] = set()
+    at = 0
+    while at < len(body):
+        low = body[at]
+        # A hyphen is a range only between two characters.
+        is_range = body[at + 1 : at + 2] == "-" and at + 2 < len(body)
+        high = body[at + 2] if is_range else low
+        if not 0 <= ord(high) - ord(low) < _MAX_RANGE:
+            message = f"expected a range that runs upwards in {text!r}, got {low}-{high}"
+            raise GlobError(message)
+        chars.update(map(chr, range(ord(low), ord(high) + 1)))
+        at += 3 if is_range else 1
+    return _Item(chars=frozenset(chars), negated=negated), end + 1

@@ -1,0 +1,362 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Strict YAML: bytes → JSON values with the line and column of each.
+
+YAML is read as a notation for JSON and nothing more: maps with text keys, lists, true, false, null, and numbers in
+JSON's grammar; every other scalar is text (`12:30`, `yes`, `010`). Tags, anchors, aliases, merge keys, directives,
+duplicate keys, control characters and bidirectional overrides are findings, and so is whatever exceeds the limits
+below. The tree is built from libyaml's event stream without recursion, so depth costs no stack.
+
+All findings of a file are collected. libyaml stops at the first error of syntax; everything before it is reported.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from reconciler.errors import Diagnostic
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from reconciler.model import Json
+
+MAX_BYTES = 1 << 20
+"""Bytes of one file; a declared deny list of 10,000 prefixes takes about half of it."""
+MAX_DEPTH = 24
+"""Collections inside collections; the deepest field of our schemas lies at 9, structs as map values go on from there."""
+MAX_NODES = 200_000
+"""Scalars and collections in one file."""
+MAX_DOCUMENTS = 1000
+"""Documents in one file."""
+MAX_FINDINGS = 100
+"""Findings that are reported of one file; somebody who reads further than that would rather fix these first."""
+
+INT_MIN, INT_MAX = -(1 << 63), (1 << 64) - 1
+"""Integers beyond 64 bits are written as text; nothing of ours holds them, and readers of JSON round them."""
+
+_INTEGER = re.compile(r"-?(?:0|[1-9][0-9]*)", re.ASCII)
+_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?", re.ASCII)
+_CONSTANTS: dict[str, Json] = {"true": True, "false": False, "null": None, "": None}
+
+# C0 and C1 controls but tab, line feed and carriage return; a byte order mark; bidirectional overrides and isolates,
+# which show a reviewer another text than the one that is read (CVE-2021-42574).
+_FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufeff\u202a-\u202e\u2066-\u2069]")
+
+_PARSER: Any = getattr(yaml, "CParser", None)
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A place in a file, both 1-based."""
+
+    line: int
+    column: int
+
+
+@dataclass(slots=True)
+class Document:
+    """One YAML document.
+
+    Attributes:
+        value: JSON values; what a finding concerns stands there as None and in `broken`.
+        values: JSON pointer to the position of the value.
+        keys: JSON pointer to the position of the key that leads to it (mappings only).
+        broken: pointers of values that are not to be believed, nor anything below them.
+        incomplete: pointers of mappings that lost fields because of a finding.
+    """
+
+    file: str
+    value: Json = None
+    values: dict[str, Position] = field(default_factory=dict)
+    keys: dict[str, Position] = field(default_factory=dict)
+    broken: set[str] = field(default_factory=set)
+    incomplete: set[str] = field(default_factory=set)
+
+    def finding(self, message: str, pointer: str = "", *, at_key: bool = False) -> Diagnostic:
+        """A finding about the value at `pointer`, or about its key; the nearest known position is taken."""
+        place = self.keys.get(pointer) if at_key else None
+        near = pointer
+        while place is None:
+            place = self.values.get(near)
+            if place is None and not near:
+                place = Position(1, 1)
+            near = near.rpartition("/")[0]
+        return Diagnostic(message=message, file=self.file, line=place.line, column=place.column, pointer=pointer)
+
+    def believable(self, pointer: str) -> bool:
+        """Whether neither the value at `pointer` nor anything around or below it is broken."""
+        return not any(
+            f"{pointer}/".startswith(f"{bad}/") or f"{bad}/".startswith(f"{pointer}/")
+            for bad in self.broken | self.incomplete
+        )
+
+    def within_broken(self, pointer: str) -> bool:
+        """Whether the value at `pointer` is part of a broken one, so that findings about it say nothing new."""
+        return any(f"{pointer}/".startswith(f"{bad}/") for bad in self.broken)
+
+
+def escape(token: str) -> str:
+    """`token` as one part of a JSON pointer (RFC 6901)."""
+    return token.replace("~", "~0").replace("/", "~1")
+
+
+def read_documents(data: bytes, *, file: str) -> tuple[tuple[Document, ...], tuple[Diagnostic, ...]]:
+    """All documents of a file and all findings; with a finding about syntax the last documents may be missing.
+
+    A file without any document is a finding; that a document's root is a mapping is for the schema to say.
+    """
+    text, findings = _decode(data, file)
+    if text is None:
+        return (), findings
+    builder = _Builder(file)
+    try:
+        for event in _events(text):
+            builder.take(event)
+    except yaml.MarkedYAMLError as error:
+        builder.syntax_error(error)
+    except _StopReadingError:
+        pass
+    except yaml.YAMLError as error:
+        builder.report(f"expected YAML, got something else: {error}", Position(1, 1))
+    if not builder.documents and not builder.findings:
+        builder.report("expected at least one document, got an empty file; delete it or fill it", Position(1, 1))
+    return tuple(builder.documents), tuple(builder.findings)
+
+
+def _events(text: str) -> Iterator[yaml.Event]:
+    if _PARSER is None:
+        yield from yaml.parse(text, Loader=yaml.SafeLoader)
+        return
+    parser = _PARSER(text)
+    try:
+        while parser.check_event():
+            yield parser.get_event()
+    finally:
+        parser.dispose()
+
+
+def _decode(data: bytes, file: str) -> tuple[str | None, tuple[Diagnostic, ...]]:
+    def refuse(message: str, line: int = 1, column: int = 1) -> tuple[None, tuple[Diagnostic, ...]]:
+        return None, (Diagnostic(message=message, file=file, line=line, column=column),)
+
+    if len(data) > MAX_BYTES:
+        return refuse(f"expected at most {MAX_BYTES} bytes, got {len(data)}; split the file")
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return refuse("expected UTF-8, got a UTF-16 byte order mark; save the file as UTF-8")
+    if data.startswith(b"\xef\xbb\xbf"):
+        return refuse("expected UTF-8 without a byte order mark, got one; save the file without it")
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        before = data[: error.start]
+        column = len(before[before.rfind(b"\n") + 1 :].decode("utf-8", "replace")) + 1
+        return refuse(f"expected UTF-8, got byte 0x{data[error.start]:02x}", before.count(b"\n") + 1, column)
+    bad = _FORBIDDEN.search(text)
+    if bad is not None:
+        line = text.count("\n", 0, bad.start()) + 1
+        column = bad.start() - text.rfind("\n", 0, bad.start())
+        return refuse(
+            f"expected printable text, got the character U+{ord(bad[0]):04X}; remove it", line, column
+        )
+    return text, ()
+
+
+class _StopReadingError(Exception):
+    """A limit is exceeded; the finding is recorded already."""
+
+
+@dataclass(slots=True)
+class _Frame:
+    """One open collection."""
+
+    pointer: str
+    container: dict[str, Json] | list[Json]
+    key: str | None = None
+    """The key whose value comes next, mappings only."""
+    drop_value: bool = False
+    """The key was refused, so its value is dropped."""
+
+
+class _Builder:
+    """Builds documents from events with an explicit stack."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+        self.documents: list[Document] = []
+        self.findings: list[Diagnostic] = []
+        self._stack: list[_Frame] = []
+        self._nodes = 0
+        # Open collections inside a collection that is dropped.
+        self._skip = 0
+        self._document = Document(file=file)
+
+    def report(self, message: str, place: Position, pointer: str | None = None) -> None:
+        if len(self.findings) >= MAX_FINDINGS:
+            return
+        self.findings.append(
+            Diagnostic(message=message, file=self.file, line=place.line, column=place.column, pointer=pointer)
+        )
+
+    def syntax_error(self, error: yaml.MarkedYAMLError) -> None:
+        mark = error.problem_mark or error.context_mark
+        place = Position(mark.line + 1, mark.column + 1) if mark is not None else Position(1, 1)
+        context = f" ({error.context})" if error.context else ""
+        self.report(f"expected YAML, got: {error.problem or 'something else'}{context}", place)
+        if self._stack:
+            # What was read of this document stays out: half a document must not be mistaken for a whole one.
+            self._stack.clear()
+
+    def take(self, event: yaml.Event) -> None:
+        place = Position(event.start_mark.line + 1, event.start_mark.column + 1)
+        match event:
+            case yaml.DocumentStartEvent():
+                self._start_document(event, place)
+            case yaml.DocumentEndEvent():
+                self.documents.append(self._document)
+            case yaml.NodeEvent():
+                self._count(place)
+                self._node(event, place)
+            case yaml.MappingEndEvent() | yaml.SequenceEndEvent():
+                self._end()
+            case _:
+                pass
+
+    def _count(self, place: Position) -> None:
+        self._nodes += 1
+        if self._nodes > MAX_NODES:
+            self.report(f"expected at most {MAX_NODES} values in a file, got more; split the file", place)
+            raise _StopReadingError
+
+    def _start_document(self, event: yaml.DocumentStartEvent, place: Position) -> None:
+        if len(self.documents) >= MAX_DOCUMENTS:
+            self.report(f"expected at most {MAX_DOCUMENTS} documents in a file, got more; split the file", place)
+            raise _StopReadingError
+        if event.version or event.tags:
+            self.report("expected no YAML directives, got one; remove the line that starts with %", place)
+        self._document = Document(file=self.file)
+        self._document.values[""] = place
+
+    def _node(self, event: yaml.NodeEvent, place: Position) -> None:
+        if self._skip:
+            self._skip += isinstance(event, yaml.CollectionStartEvent)
+            return
+        frame = self._stack[-1] if self._stack else None
+        if frame is not None and isinstance(frame.container, dict) and frame.key is None:
+            self._key_or_dropped(frame, event, place)
+            return
+        pointer = self._next_pointer(frame)
+        self._document.values[pointer] = place
+        self._check_node(event, place, pointer)
+        if isinstance(event, yaml.CollectionStartEvent):
+            self._open(event, place, pointer)
+        else:
+            self._put(self._scalar(event, place, pointer) if isinstance(event, yaml.ScalarEvent) else None)
+
+    def _key_or_dropped(self, frame: _Frame, event: yaml.NodeEvent, place: Position) -> None:
+        # Where a key was refused, its value is skipped, however deep it is.
+        if frame.drop_value:
+            frame.drop_value = False
+        else:
+            frame.key = self._key(frame, event, place)
+            frame.drop_value = frame.key is None
+            if frame.key is not None:
+                self._document.keys[f"{frame.pointer}/{escape(frame.key)}"] = place
+                return
+        if isinstance(event, yaml.CollectionStartEvent):
+            self._skip = 1
+
+    def _check_node(self, event: yaml.NodeEvent, place: Position, pointer: str) -> None:
+        problem = None
+        if isinstance(event, yaml.AliasEvent):
+            problem = f"expected a value, got the alias *{event.anchor}; write the value itself"
+        elif event.anchor is not None:
+            problem = f"expected no anchors, got &{event.anchor}; remove it"
+        if problem is None and getattr(event, "tag", None) is not None:
+            problem = f"expected no tags, got {event.tag}; remove it"  # type: ignore[attr-defined]  # not on aliases
+        if problem is not None:
+            self.report(problem, place, pointer)
+            self._document.broken.add(pointer)
+
+    def _next_pointer(self, frame: _Frame | None) -> str:
+        if frame is None:
+            return ""
+        part = len(frame.container) if isinstance(frame.container, list) else escape(frame.key or "")
+        return f"{frame.pointer}/{part}"
+
+    def _key(self, frame: _Frame, event: yaml.NodeEvent, place: Position) -> str | None:
+        if not isinstance(event, yaml.ScalarEvent):
+            what = "an alias" if isinstance(event, yaml.AliasEvent) else "a collection"
+            return self._refuse_key(f"expected text as key, got {what}", place, frame.pointer)
+        key: str = event.value
+        if event.anchor is not None or event.tag is not None:
+            return self._refuse_key("expected a key without anchor or tag, got one; remove it", place, frame.pointer)
+        if key == "<<" and event.implicit[0]:
+            return self._refuse_key("expected no merge keys, got <<; write the fields out", place, frame.pointer)
+        if _FORBIDDEN.search(key):
+            return self._refuse_key("expected printable text as key, got control characters", place, frame.pointer)
+        pointer = f"{frame.pointer}/{escape(key)}"
+        first = self._document.keys.get(pointer)
+        if first is not None:
+            # It breaks its own pointer only, so the fields around it are still checked.
+            message = f"expected each key once, got {key!r} again; it stands in line {first.line} already"
+            return self._refuse_key(message, place, pointer, repeated=True)
+        return key
+
+    def _refuse_key(self, message: str, place: Position, pointer: str, *, repeated: bool = False) -> None:
+        self.report(message, place, pointer)
+        (self._document.broken if repeated else self._document.incomplete).add(pointer)
+
+    def _open(self, event: yaml.CollectionStartEvent, place: Position, pointer: str) -> None:
+        if len(self._stack) >= MAX_DEPTH:
+            self.report(f"expected at most {MAX_DEPTH} levels, got more; make it flatter", place, pointer)
+            raise _StopReadingError
+        container: dict[str, Json] | list[Json] = {} if isinstance(event, yaml.MappingStartEvent) else []
+        self._stack.append(_Frame(pointer=pointer, container=container))
+
+    def _end(self) -> None:
+        if self._skip:
+            self._skip -= 1
+            return
+        self._put(self._stack.pop().container)
+
+    def _put(self, value: Json) -> None:
+        if not self._stack:
+            self._document.value = value
+            return
+        frame = self._stack[-1]
+        if isinstance(frame.container, list):
+            frame.container.append(value)
+        elif frame.key is not None:
+            frame.container[frame.key] = value
+            frame.key = None
+
+    def _scalar(self, event: yaml.ScalarEvent, place: Position, pointer: str) -> Json:
+        text: str = event.value
+        if not event.implicit[0]:
+            if _FORBIDDEN.search(text):
+                self.report("expected printable text, got control characters", place, pointer)
+                self._document.broken.add(pointer)
+            return text
+        if text in _CONSTANTS:
+            return _CONSTANTS[text]
+        if not _NUMBER.fullmatch(text):
+            return text
+        number = _number(text)
+        if number is None:
+            self.report("expected a number of at most 64 bits, got a larger one; write it in quotes", place, pointer)
+            self._document.broken.add(pointer)
+        return number
+
+
+def _number(text: str) -> int | float | None:
+    if _INTEGER.fullmatch(text):
+        # 20 digits hold every 64-bit number; longer text is not even converted.
+        value = int(text) if len(text) <= len(str(INT_MIN)) else None
+        return value if value is not None and INT_MIN <= value <= INT_MAX else None
+    number = float(text)
+    return number if math.isfinite(number) else None

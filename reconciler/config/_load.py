@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one place of `config` that opens files.
+
+The configuration decides whom this host trusts, so the file and every file that it names must be writable by nobody
+but root (or whoever runs this): its owner, its mode and those of each folder on the way are checked on the descriptor
+that is then read, not on the name.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from reconciler.config._parse import parse_config
+from reconciler.config._values import Config
+from reconciler.errors import ConfigError, Diagnostic
+
+MAX_FILE = 4 << 20
+"""Bytes of a named file; sigstore's trusted_root.json has about 10 KiB."""
+
+_WRITABLE = stat.S_IWGRP | stat.S_IWOTH
+
+
+def load_config(path: str | Path, *, owner: int | None = None) -> Config:
+    """Reads the configuration at `path` and the files that it names.
+
+    Args:
+        path: of the file; relative paths inside it start at its folder.
+        owner: uid that may own the files besides root; None: whoever runs this.
+
+    Raises:
+        ConfigError: with every finding; also when a file is missing or somebody else could have written it.
+    """
+    file = Path(path).absolute()
+    uid = os.geteuid() if owner is None else owner
+    return parse_config(
+        _read(file, uid), file=str(path), folder=str(file.parent), read=lambda name: _read(Path(name), uid)
+    )
+
+
+def _read(path: Path, owner: int) -> bytes:
+    """The content of `path`, if nobody but root and `owner` can have written it."""
+    try:
+        real = path.resolve(strict=True)
+        for folder in real.parents:
+            # A sticky folder such as /tmp is fine: others can add names to it, but not replace ours.
+            _check(folder, folder.stat(), owner, sticky=True)
+        # O_NONBLOCK: opening a FIFO must not hang; it is refused right after.
+        with open(os.open(real, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW), "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                _refuse(path, "expected a regular file, got something else")
+            _check(real, status, owner, sticky=False)
+            data = file.read(MAX_FILE + 1)
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        message = f"expected a readable file, got an error: {reason}"
+        raise ConfigError((Diagnostic(message=f"{message} ({path})", file=str(path)),)) from error
+    if len(data) > MAX_FILE:
+        _refuse(path, f"expected at most {MAX_FILE} bytes, got more")
+    return data
+
+
+def _check(path: Path, status: os.stat_result, owner: int, *, sticky: bool) -> None:
+    if status.st_uid not in (0, owner):
+        _refuse(path, f"expected it to be owned by root or uid {owner}, got uid {status.st_uid}; chown it")
+    if status.st_mode & _WRITABLE and not (sticky and status.st_mode & stat.S_ISVTX):
+        mode = stat.S_IMODE(status.st_mode)
+        _refuse(path, f"expected nobody else to be able to write it, got mode {mode:04o}; run chmod go-w")
+
+
+def _refuse(path: Path, message: str) -> None:
+    raise ConfigError((Diagnostic(message=f"{message} ({path})", file=str(path)),))
