@@ -17,8 +17,12 @@
 /* The bucket counts in billionths of a connection, so that ns x connections/s needs no division and loses nothing. */
 #define ONE_CONNECTION 1000000000ULL
 
-const volatile __u32 rate = 100;	    /* new connections per second and port, where `ports` gives 0 */
-const volatile __u32 burst = 0;		    /* connections that may come at once after a pause; 0: one second's worth */
+/* Rates and bursts above these count as these: package.yaml has them as maxima, entries of `ports` are not checked. */
+#define MAX_RATE 1000000U
+#define MAX_BURST_MS 60000U
+
+const volatile __u32 rate = 100;	   /* new connections per second and port, where `ports` gives 0 */
+const volatile __u32 burst_ms = 1000;	   /* ms of unused rate that a port saves up, at least one connection */
 const volatile bool drop_malformed = true; /* what cannot be read is dropped */
 
 /* One bucket, all in host byte order, zero when never used. */
@@ -45,11 +49,19 @@ struct {
 	__type(value, struct bucket);
 } buckets SEC(".maps");
 
-/* Takes one connection from the bucket if there is one. No overflow: capacity is below 2^32 x 10^9 < 2^63, and the
- * product is at most what the bucket lacks. Two CPUs: the lock serialises them, and time never goes back. */
+/* Billionths of a connection that a full bucket holds: at most 10^6 x 6 x 10^4 x 10^6 < 2^63. */
+static __always_inline __u64 capacity_of(__u64 per_second)
+{
+	__u64 capacity = per_second * (burst_ms < MAX_BURST_MS ? burst_ms : MAX_BURST_MS) * (ONE_CONNECTION / 1000);
+
+	return capacity < ONE_CONNECTION ? ONE_CONNECTION : capacity;
+}
+
+/* Takes one connection from the bucket if there is one; `now` in ns since boot. Two CPUs: the lock serialises them, and
+ * a clock that was read before the other CPU's moves nothing back. No overflow: what is added is at most `missing`. */
 static __always_inline bool take(struct bucket *bucket, __u64 now, __u64 per_second)
 {
-	__u64 capacity = (burst ? burst : per_second) * ONE_CONNECTION;
+	__u64 capacity = capacity_of(per_second);
 	__u64 missing, elapsed;
 	bool taken = false;
 
@@ -83,7 +95,7 @@ static __always_inline int judge(struct xdp_md *ctx)
 {
 	struct packet packet = {};
 	struct bucket *bucket;
-	__u32 *limit, port;
+	__u32 *limit, port, per_second;
 
 	switch (parse_xdp(ctx, &packet)) {
 	case PARSE_OK:
@@ -103,7 +115,10 @@ static __always_inline int judge(struct xdp_md *ctx)
 	bucket = bpf_map_lookup_elem(&buckets, &port);
 	if (!bucket)
 		return XDP_DROP;
-	return take(bucket, bpf_ktime_get_ns(), *limit ? *limit : rate) ? XDP_PASS : XDP_DROP;
+	per_second = *limit ? *limit : rate;
+	if (per_second > MAX_RATE)
+		per_second = MAX_RATE;
+	return take(bucket, bpf_ktime_get_ns(), per_second) ? XDP_PASS : XDP_DROP;
 }
 
 SEC("xdp")
