@@ -37,6 +37,11 @@ install_packages() {
     ((${#missing[@]})) || return 0
     ((EUID == 0)) || die "Debian packages are missing and only root may install them; run: sudo apt-get install ${missing[*]}"
     say "installing Debian packages: ${missing[*]}"
+    # The tests start an sshd of their own on loopback; installing it must not open this machine to the network.
+    if [[ " ${missing[*]} " == *" openssh-server "* ]] && command -v systemctl >/dev/null; then
+        say "masking ssh.service, so that openssh-server does not start (undo: systemctl unmask ssh.service ssh.socket)"
+        systemctl --quiet mask ssh.service ssh.socket
+    fi
     local -a apt=(env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300)
     # The package lists may be old or absent; they are fetched only when it does not work without.
     if ! "${apt[@]}" install -y --no-install-recommends "${missing[@]}" </dev/null >/dev/null 2>&1; then
