@@ -18,7 +18,7 @@ setup:  ## install what is missing: Debian packages, .venv, .venv/bin/reconciler
 	@scripts/setup.sh
 
 packages: setup  ## compile bpf/ into build/packages
-	@if [[ -f bpf/Makefile ]]; then $(MAKE) -C bpf; else echo "packages: there is no bpf/Makefile yet"; fi
+	@if [[ -f reconciler/__main__.py ]]; then $(MAKE) -C bpf; else echo "packages: not before reconciler/__main__.py"; fi
 
 probe: setup
 	@if [[ -f tests/probe/Makefile ]]; then $(MAKE) -C tests/probe; fi
