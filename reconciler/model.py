@@ -1171,13 +1171,18 @@ class CommitRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
-    """Why a commit that the source advertises is not adopted."""
+    """Why a commit that the source advertises is not adopted.
+
+    Attributes:
+        final: judging the same commit again under the same policy would end the same way.
+    """
 
     commit: str
     reason: str
     message: str
     at: str
     exit_code: int = 1
+    final: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -91,7 +91,16 @@ class HookPlanner:
             return self.names[digest]
         prefix = f"{digest[:NAME_DIGITS]}_"
         taken = [instance for name, instance in self.observed.instances.items() if name.startswith(prefix)]
-        whole = next((instance for instance in taken if instance.whole and instance.digest == digest), None)
+        running = {current.generation for current in self.observed.current.values()}
+        whole = next(
+            iter(
+                sorted(
+                    (instance for instance in taken if instance.whole and instance.digest == digest),
+                    key=lambda instance: (instance.name not in running, instance.name),
+                )
+            ),
+            None,
+        )
         if whole is not None:
             self.names[digest] = whole.name
             self._repin(whole)
@@ -101,10 +110,9 @@ class HookPlanner:
                 self.drift.append(Drift(kind=DriftKind.ALTERED, where=f"generation {instance.name[:12]}", message=problem))
         numbers = {int(instance.name.rsplit("_", 1)[1]) for instance in taken}
         number = next(n for n in range(len(numbers) + 1) if n not in numbers)
-        existing = frozenset(self.observed.map_pins)
+        existing = frozenset(self.observed.map_pins) | self._reuse_lost_state()
         planned = {use.pin for step in self.loads if isinstance(step, Load) for m in step.generation.members for use in m.maps}
         generation = instantiate(target.content, number, existing | planned)
-        self._reuse_lost_state()
         self.names[digest] = generation.name
         reason = "new content" if self.changed else "the loaded one is gone or altered"
         self.loads.append(Load(generation=generation, reason=reason))
@@ -116,7 +124,7 @@ class HookPlanner:
                 self.repair.append(step)
                 self.drift.append(Drift(kind=DriftKind.UNPINNED, where=step.path, message=step.reason))
 
-    def _reuse_lost_state(self) -> None:
+    def _reuse_lost_state(self) -> frozenset[str]:
         """State whose pin somebody removed but which a live program still holds is pinned again first."""
         alive = {map_id for program in self.snapshot.programs.values() for map_id in program.map_ids}
         known = {
@@ -126,11 +134,14 @@ class HookPlanner:
             for entry in instance.loaded.maps
             if entry.role in (MapRole.STATE, MapRole.STATS)
         }
+        lost = set()
         for path, map_id in sorted(known.items()):
             if path not in self.observed.map_pins and map_id in alive and path in self.targets.state_pins:
                 step = Repin(path=path, kind=PinKind.MAP, identity=Identity(id=map_id), reason="somebody removed the pin of state")
+                lost.add(path)
                 if step not in self.repair:
                     self.repair.append(step)
+        return frozenset(lost)
 
     def _check_state_loss(self) -> None:
         """A state map that would get another layout is lost; the manifest must allow it by name."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from reconciler import policy
+from reconciler.config import SecureMode
 from reconciler.errors import PlanError
 from reconciler.model import (
     AttachKind,
@@ -44,7 +45,7 @@ from reconciler.plan._targets import Targets, resolve
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from reconciler.config import Guardrail, SecureMode
+    from reconciler.config import Guardrail, SecureConfig
     from reconciler.model import Package
     from reconciler.policy import Stranger
 
@@ -65,7 +66,7 @@ class PlanInput:
     packages: Mapping[str, Package]
     snapshot: Snapshot
     inventory: Inventory
-    secure: SecureMode
+    secure: SecureConfig
     guardrail: Guardrail
     state_digest: str
     applied_digest: str | None = None
@@ -74,11 +75,11 @@ class PlanInput:
     source_answers: bool = True
 
 
-def required_namespaces(desired: DesiredState, secure: SecureMode, inventory: Inventory) -> tuple[str, ...]:
+def required_namespaces(desired: DesiredState, secure: SecureConfig, inventory: Inventory) -> tuple[str, ...]:
     """Names of the namespaces that a snapshot must look at."""
     names = {chain.hook.netns for chain in desired.chains}
     names |= {owned.point.netns for owned in inventory.attachments}
-    if secure.mode != "off":
+    if secure.mode is not SecureMode.OFF:
         names |= set(secure.namespaces)
     return tuple(sorted(names))
 
@@ -109,7 +110,7 @@ def make(given: PlanInput) -> Plan:
         raise PlanError(targets.findings)
     observed = observe(given.snapshot, given.inventory)
     ours = {point: current.attachment for point, current in observed.current.items()}
-    strangers = policy.classify(given.snapshot, ours, given.secure) if given.secure.mode != "off" else ()
+    strangers = policy.classify(given.snapshot, ours, given.secure, frozenset(targets.by_point)) if given.secure.mode is not SecureMode.OFF else ()
     draft = _Draft(pending=list(targets.pending), drift=list(targets.drift), notes=[])
     changed = given.state_digest != given.applied_digest
     planner = HookPlanner(
@@ -117,7 +118,7 @@ def make(given: PlanInput) -> Plan:
         observed=observed,
         snapshot=given.snapshot,
         inventory=given.inventory,
-        displaceable=_confirmed_strangers(given, strangers, observed),
+        displaceable=_confirmed_strangers(given, strangers, observed, targets),
         changed=changed,
     )
     planner.run()
@@ -129,7 +130,7 @@ def make(given: PlanInput) -> Plan:
     draft.pending += planner.pending
     draft.notes += planner.notes
     _clean_up(draft, given, targets, observed, planner)
-    _evict(draft, given, strangers, observed, planner)
+    _evict(draft, given, strangers, planner)
     guard = _guard(given, targets, observed)
     changes = changes_of(targets, observed, planner, draft.evictions)
     return Plan(
@@ -144,7 +145,7 @@ def make(given: PlanInput) -> Plan:
     )
 
 
-def make_teardown(snapshot: Snapshot, inventory: Inventory, guardrail: Guardrail, secure: SecureMode) -> Plan:
+def make_teardown(snapshot: Snapshot, inventory: Inventory, guardrail: Guardrail, secure: SecureConfig) -> Plan:
     """Take everything of ours off this host; foreign programs are left alone."""
     nothing = DesiredState(repository="", chains=(), allow_empty=True)
     given = PlanInput(
@@ -152,8 +153,8 @@ def make_teardown(snapshot: Snapshot, inventory: Inventory, guardrail: Guardrail
         packages={},
         snapshot=snapshot,
         inventory=inventory,
-        secure=replace(secure, mode="off"),
-        guardrail=replace(guardrail, count=None, share=None),
+        secure=replace(secure, mode=SecureMode.OFF),
+        guardrail=replace(guardrail, count=None, share=1.0),
         state_digest="teardown",
         applied_digest="teardown",
     )
@@ -177,8 +178,9 @@ def _order(draft: _Draft, given: PlanInput, planner: HookPlanner, *, changed: bo
             )
         )
     later: list[Step] = list(draft.detaches)
-    if draft.detaches and any(isinstance(step, Unload) for step in draft.unloads):
-        later.append(Drain(reason="packets in flight leave the detached generation"))
+    unloads = any(isinstance(step, Unload) for step in draft.unloads)
+    if unloads and (draft.detaches or not superseding):
+        later.append(Drain(reason="packets in flight leave what is unloaded"))
     later += draft.unloads
     later += draft.evictions
     if steps or later:
@@ -261,15 +263,15 @@ def _adopted(given: PlanInput, observed: Observed) -> Inventory:
 
 
 def _confirmed_strangers(
-    given: PlanInput, strangers: tuple[Stranger, ...], observed: Observed
+    given: PlanInput, strangers: tuple[Stranger, ...], observed: Observed, targets: Targets
 ) -> dict[HookPoint, tuple[Stranger, ...]]:
     """Foreign and untolerated, on settled hooks, in both snapshots of this pass; only in enforce mode."""
-    if given.secure.mode != "enforce" or given.earlier is None:
+    if given.secure.mode is not SecureMode.ENFORCE or given.earlier is None:
         return {}
     if not (given.snapshot.complete and given.earlier.complete):
         return {}
     ours = {point: current.attachment for point, current in observed.current.items()}
-    before = {stranger.identity for stranger in policy.classify(given.earlier, ours, given.secure)}
+    before = {stranger.identity for stranger in policy.classify(given.earlier, ours, given.secure, frozenset(targets.by_point))}
     confirmed: dict[HookPoint, tuple[Stranger, ...]] = {}
     for stranger in strangers:
         state = given.snapshot.hooks[stranger.point]
@@ -279,14 +281,10 @@ def _confirmed_strangers(
 
 
 def _evict(
-    draft: _Draft, given: PlanInput, strangers: tuple[Stranger, ...], observed: Observed, planner: HookPlanner
+    draft: _Draft, given: PlanInput, strangers: tuple[Stranger, ...], planner: HookPlanner
 ) -> None:
     """Foreign programs go last, at most so many a pass; each that stays is said."""
-    confirmed = {
-        stranger.identity
-        for found in _confirmed_strangers(given, strangers, observed).values()
-        for stranger in found
-    }
+    confirmed = {stranger.identity for found in planner.displaceable.values() for stranger in found}
     displaced = {point: step.displace for point, step in planner.displacing.items()}
     left = given.secure.max_evictions - len(displaced)
     for stranger in strangers:
@@ -328,9 +326,7 @@ def _guard(given: PlanInput, targets: Targets, observed: Observed) -> Guard:
     }
     removed, owned = len(running - wanted), len(running)
     limit, share = given.guardrail.count, given.guardrail.share
-    exceeded = removed > 0 and (
-        (limit is not None and removed > limit) or (share is not None and removed > share * owned)
-    )
+    exceeded = removed > 0 and ((limit is not None and removed > limit) or removed > share * owned)
     return Guard(removed=removed, owned=owned, count_limit=limit, share_limit=share, exceeded=exceeded)
 
 

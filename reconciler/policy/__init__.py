@@ -17,7 +17,7 @@ from reconciler.model import Attachment, AttachKind, HookPoint, Identity, Remova
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from reconciler.config import SecureMode, Toleration
+    from reconciler.config import SecureConfig, Toleration
     from reconciler.model import Program, Snapshot
 
 
@@ -58,21 +58,31 @@ def removal_method(kind: AttachKind) -> RemovalMethod:
             assert_never(kind)
 
 
-def watched(secure: SecureMode, point: HookPoint) -> bool:
-    """Whether secure mode looks at this hook at all."""
+def watched(secure: SecureConfig, point: HookPoint, declared: frozenset[tuple[int, int]]) -> bool:
+    """Whether secure mode looks at this hook: its interface is configured, or a chain declares something there.
+
+    Args:
+        declared: (namespace inode, ifindex) of interfaces on which chains are declared.
+    """
+    if (point.netns_inode, point.ifindex) in declared:
+        return True
     return point.netns in secure.namespaces and manifest.interface_matches(secure.interfaces, point.interface)
 
 
-def classify(snapshot: Snapshot, ours: Mapping[HookPoint, Attachment], secure: SecureMode) -> tuple[Stranger, ...]:
+def classify(
+    snapshot: Snapshot, ours: Mapping[HookPoint, Attachment], secure: SecureConfig, declared: frozenset[HookPoint]
+) -> tuple[Stranger, ...]:
     """Every attachment on a watched hook that is not ours, in a stable order.
 
     Args:
         ours: our own attachment on each hook.
+        declared: hooks on which chains are declared.
     """
     strangers = []
+    interfaces = frozenset((point.netns_inode, point.ifindex) for point in declared)
     for point in sorted(snapshot.hooks):
         state = snapshot.hooks[point]
-        if not watched(secure, state.point):
+        if not watched(secure, state.point, interfaces):
             continue
         for attachment in state.attachments:
             if ours.get(point) == attachment:

@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From an advertised commit to something that may run here, or to a refusal that names the commit.
+
+Order: fetch → ancestry against the watermark → every new commit's signature → checkout → manifests for this host →
+quarantine → packages. Nothing is adopted before all of it held; a refusal changes nothing but the record of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from reconciler import manifest, trust
+from reconciler.config import trust_digest
+from reconciler.errors import (
+    GuardrailError,
+    HistoryError,
+    ManifestError,
+    ReconcilerError,
+    RolledBackError,
+    SourceError,
+    TrustError,
+)
+from reconciler.model import DesiredState, PackageRef, digest_of
+from reconciler.reconcile._parts import Notes, Parts, Wanted
+from reconciler.source import Ancestry
+from reconciler.status import Finding, clean
+
+if TYPE_CHECKING:
+    from reconciler.model import ControlRecord, Package, Quarantine, SourceRecord
+    from reconciler.source import Checkout
+
+
+def context_digest(parts: Parts) -> str:
+    """What besides the commit decides about it: policy, labels, host name, and the rest of the configuration."""
+    config = parts.config
+    return digest_of(
+        {
+            "policy": trust_digest(config),
+            "labels": config.labels,
+            "host": parts.facts.name,
+            "repositories": config.repositories,
+            "guardrail": config.guardrail,
+            "repository": config.source.repository,
+            "minimum": config.source.minimum_commit,
+            "unsafe": parts.unsafe_first_use,
+            "kernel": parts.kernel_release,
+        }
+    )
+
+
+def state_digest(desired: DesiredState) -> str:
+    """Of the canonical desired state of one host: globs unexpanded, no file names, order given by the core."""
+    chains = tuple(replace(chain, file="") for chain in desired.chains)
+    return digest_of(replace(desired, chains=chains))
+
+
+def judge(parts: Parts, head: str, record: SourceRecord, control: ControlRecord, notes: Notes) -> Wanted:
+    """The advertised commit as something that may run here.
+
+    Raises:
+        ReconcilerError: why it may not; `exit_code` and `reason` say of which kind.
+    """
+    watermark = record.applied.id if record.applied else None
+    accepted = control.acceptance is not None and control.acceptance.commit == head
+    if watermark != head:
+        parts.source.fetch(head)
+    base = _base(parts, head, watermark, accepted=accepted)
+    signer = _verify_commits(parts, base, head, notes)
+    wanted = read_commit(parts, head, signer, record, fresh=True)
+    if accepted:
+        return wanted
+    _refuse_quarantined(wanted, control.quarantine, parts)
+    return wanted
+
+
+def _base(parts: Parts, head: str, watermark: str | None, *, accepted: bool) -> str | None:
+    """The commit after which everything must be verified; None when only the head itself can be."""
+    minimum = parts.config.source.minimum_commit
+    if watermark is None:
+        if minimum is None:
+            if parts.unsafe_first_use or accepted:
+                return None
+            raise GuardrailError(
+                f"first start: nothing says that {head[:12]} is not an old commit; set source.minimumCommit in the "
+                "configuration (or start once with --unsafe-trust-first-use)",
+                reason="NoMinimumCommit",
+            )
+        _require_descent(parts, minimum, head, "source.minimumCommit", accepted=accepted)
+        return minimum if not accepted else None
+    _require_descent(parts, watermark, head, "the commit applied last", accepted=accepted)
+    return watermark if not accepted else None
+
+
+def _require_descent(parts: Parts, old: str, head: str, what: str, *, accepted: bool) -> None:
+    ancestry = parts.source.ancestry(old, head)
+    if accepted or ancestry in (Ancestry.EQUAL, Ancestry.DESCENDANT):
+        return
+    how = {
+        Ancestry.REWOUND: "was rewound to",
+        Ancestry.UNRELATED: "was rewritten to",
+        Ancestry.UNKNOWN: "cannot be compared with",
+    }[ancestry]
+    raise HistoryError(
+        f"expected a commit that descends from {what} ({old[:12]}), but the source {how} {head[:12]}; nothing is taken from it: "
+        f"restore the branch, or `reconciler accept {head} --reason TEXT`"
+    )
+
+
+def _verify_commits(parts: Parts, base: str | None, head: str, notes: Notes) -> str:
+    """Every commit after `base`, and the head in any case; returns who signed the head."""
+    config = parts.config.trust.commits
+    if config.unsafe_allow_unsigned:
+        notes.warnings.append("unsafe: commits are accepted whoever made them (trust.commits.unsafeAllowUnsigned)")
+        return ""
+    commits = parts.source.new_commits(base, head) if base is not None else (head,)
+    signer = ""
+    for commit in commits or (head,):
+        verified = trust.verify_commit(
+            parts.source.read_commit(commit),
+            commit=commit,
+            allowed_signers=config.allowed_signers,
+            revoked=config.revoked,
+            now=parts.clock.now(),
+        )
+        signer = verified.identity if not verified.name else verified.name
+    return signer
+
+
+def read_commit(parts: Parts, commit: str, signer: str, record: SourceRecord, *, fresh: bool) -> Wanted:
+    """Manifests and packages of one commit that is in the local repository.
+
+    Raises:
+        ManifestError: not acceptable for this host; all findings.
+        TrustError, PackageError, RepositoryError: a package is not.
+    """
+    checkout = parts.source.checkout(commit)
+    previous = None
+    if record.applied is not None and record.applied.id != commit:
+        previous = parts.source.checkout(record.applied.id).files
+    desired = manifest.parse(checkout.files, host=parts.facts, problems=checkout.problems, previous=previous)
+    expected = parts.config.source.repository
+    if expected is not None and desired.repository != expected:
+        raise GuardrailError(
+            f"expected the repository {expected} (source.repository), got one that calls itself {clean(desired.repository, 60)}",
+            reason="WrongRepository",
+        )
+    info = parts.source.describe(commit)
+    return Wanted(
+        commit=commit,
+        signer=signer,
+        subject=clean(info.subject, 120),
+        author_time=info.time,
+        desired=desired,
+        state_digest=state_digest(desired),
+        packages=_packages(parts, checkout, desired, record, fresh=fresh),
+        fresh=fresh,
+    )
+
+
+def _packages(
+    parts: Parts, checkout: Checkout, desired: DesiredState, record: SourceRecord, *, fresh: bool
+) -> dict[str, Package]:
+    refs = package_refs(desired)
+    running = frozenset(ref.digest for ref in refs)
+    if fresh and (record.applied is None or record.applied.id != checkout.commit):
+        running = _running(parts, record)
+    return parts.packages.ensure(refs, blobs=checkout.blobs, running=running, now=parts.clock.now())
+
+
+def _running(parts: Parts, record: SourceRecord) -> frozenset[str]:
+    """Digests that the last applied commit names: revocation does not stop these."""
+    if record.applied is None:
+        return frozenset()
+    checkout = parts.source.checkout(record.applied.id)
+    try:
+        desired = manifest.parse(checkout.files, host=parts.facts, problems=checkout.problems)
+    except ManifestError:
+        return frozenset()
+    return frozenset(ref.digest for ref in package_refs(desired))
+
+
+def package_refs(desired: DesiredState) -> tuple[PackageRef, ...]:
+    """Every package that the desired state names, once."""
+    return tuple(sorted({member.package for chain in desired.chains for member in chain.members}))
+
+
+def _refuse_quarantined(wanted: Wanted, quarantine: tuple[Quarantine, ...], parts: Parts) -> None:
+    policy = trust_digest(parts.config)
+    for entry in quarantine:
+        if (entry.state_digest, entry.policy, entry.kernel) == (wanted.state_digest, policy, parts.kernel_release):
+            raise RolledBackError(
+                f"commit {wanted.commit[:12]} wants the state that was taken back here at {entry.at} ({entry.message}); "
+                "push a commit that fixes it",
+                reason="Quarantined",
+            )
+
+
+def last_good(parts: Parts, record: SourceRecord, notes: Notes) -> Wanted | None:
+    """What was applied last, from the local store; None when nothing was.
+
+    It is verified again; a signer that is no longer allowed is a critical finding, not a reason to detach.
+    """
+    if record.applied is None:
+        return None
+    wanted = read_commit(parts, record.applied.id, record.applied.signer, record, fresh=False)
+    config = parts.config.trust.commits
+    if config.unsafe_allow_unsigned:
+        return wanted
+    try:
+        _verify_commits(parts, None, record.applied.id, notes)
+    except TrustError as error:
+        notes.findings.append(finding(error, f"what runs stays, but: {error}"))
+    return wanted
+
+
+def finding(error: ReconcilerError, message: str | None = None) -> Finding:
+    """An error as a finding of the pass."""
+    return Finding(reason=error.reason, message=clean(message or str(error), 1000), exit_code=int(error.exit_code))
+
+
+__all__ = [
+    "SourceError",
+    "context_digest",
+    "finding",
+    "judge",
+    "last_good",
+    "package_refs",
+    "read_commit",
+    "state_digest",
+]

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The checks between the switch and the point of no return."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from reconciler.errors import HealthError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from reconciler.kernel import Kernel
+    from reconciler.model import CheckHealth, Health, Inventory, StatsCheck, TcpCheck
+    from reconciler.reconcile._parts import Clock
+
+RETRY_PAUSE: Final = 0.5
+"""Seconds between two tries of a check that may still come good before its deadline."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelHealth:
+    """`apply.HealthChecks` on the real host.
+
+    Attributes:
+        probe: a new connection to the source, within so many seconds; True when it answered.
+        confirm_timeout: seconds within which the source must answer after the switch.
+    """
+
+    kernel: Kernel
+    clock: Clock
+    probe: Callable[[float], bool]
+    confirm_timeout: float
+
+    def check(self, step: CheckHealth, inventory: Inventory) -> None:
+        """Links first (free), then the source, then the chains' own checks.
+
+        Raises:
+            HealthError: names what does not hold.
+        """
+        self._links(step, inventory)
+        if step.source:
+            self._source()
+        for chain, health in sorted(step.checks.items()):
+            for check in health.tcp:
+                self._tcp(chain, check)
+            for stats in health.stats:
+                self._stats(chain, stats, inventory)
+
+    def _links(self, step: CheckHealth, inventory: Inventory) -> None:
+        for owned in inventory.attachments:
+            if step.generations.get(owned.point.key) != owned.generation:
+                continue
+            first = self.kernel.first_program(owned.generation)
+            if not self.kernel.attachment_alive(owned, first):
+                raise HealthError(f"{owned.point}: expected program {first.id} of {owned.generation}, got something else")
+
+    def _source(self) -> None:
+        deadline = self.clock.monotonic() + self.confirm_timeout
+        while (left := deadline - self.clock.monotonic()) > 0:
+            if self.probe(left):
+                return
+            self.clock.sleep(min(RETRY_PAUSE, max(deadline - self.clock.monotonic(), 0)))
+        raise HealthError(
+            f"the source does not answer on a new connection within {self.confirm_timeout:g} s after the switch: "
+            "this chain may cut the host off from it",
+            reason="SourceCutOff",
+        )
+
+    def _tcp(self, chain: str, check: TcpCheck) -> None:
+        host, _, port = check.connect.rpartition(":")
+        deadline = self.clock.monotonic() + check.within
+        error: OSError | None = None
+        while (left := deadline - self.clock.monotonic()) > 0:
+            try:
+                with socket.create_connection((host.strip("[]"), int(port)), timeout=left):
+                    return
+            except OSError as failure:
+                error = failure
+                self.clock.sleep(min(RETRY_PAUSE, max(deadline - self.clock.monotonic(), 0)))
+        raise HealthError(f"chain {chain}: expected a connection to {check.connect} within {check.within:g} s, got {error}")
+
+    def _stats(self, chain: str, check: StatsCheck, inventory: Inventory) -> None:
+        before = self._counters(chain, check.member, inventory)
+        self.clock.sleep(check.over)
+        after = self._counters(chain, check.member, inventory)
+        seen = after.get("seen", 0) - before.get("seen", 0)
+        count = after.get(check.counter, 0) - before.get(check.counter, 0)
+        if seen > 0 and count >= check.below * seen:
+            share = f"{100 * count / seen:.1f}%"
+            raise HealthError(
+                f"chain {chain}, member {check.member}: expected {check.counter} below {100 * check.below:g}% "
+                f"over {check.over:g} s, got {share} of {seen} packets"
+            )
+
+    def _counters(self, chain: str, member: str, inventory: Inventory) -> dict[str, int]:
+        used = {owned.generation for owned in inventory.attachments}
+        total: dict[str, int] = {}
+        for generation in inventory.generations:
+            if generation.name not in used:
+                continue
+            for stats in self.kernel.stats(generation):
+                if (stats.chain, stats.member) == (chain, member):
+                    for name, (packets, _) in stats.counters.items():
+                        total[name] = max(total.get(name, 0), packets)
+        return total
+
+
+def health_is_trivial(health: Health) -> bool:
+    """Whether nothing but the links is checked."""
+    return not (health.source or health.tcp or health.stats)

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one pass is given and what it returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+from reconciler.config import Config
+from reconciler.kernel import Kernel, MemberStats
+from reconciler.model import DesiredState, HostFacts, Inventory, Outcome, Package, PackageRef, Plan, Snapshot
+from reconciler.source import BlobReader, Source
+from reconciler.state import State
+from reconciler.status import Expiry, Finding, Status
+
+
+class Clock(Protocol):
+    """The time, so that tests own it."""
+
+    def now(self) -> datetime:
+        """Wall clock, with a time zone."""
+
+    def monotonic(self) -> float:
+        """Seconds that never jump."""
+
+    def sleep(self, seconds: float) -> None: ...
+
+
+class PackageSource(Protocol):
+    """Verified packages, from whichever repository of the host's configuration."""
+
+    def ensure(
+        self, refs: tuple[PackageRef, ...], *, blobs: BlobReader, running: frozenset[str], now: datetime
+    ) -> dict[str, Package]:
+        """Every package by digest; raises TrustError, PackageError or RepositoryError.
+
+        Args:
+            blobs: reads files of the commit that names the packages.
+            running: digests that may be revoked and yet stay.
+        """
+
+    def prune(self, keep: frozenset[str]) -> None:
+        """Forget stored packages whose digest is not in `keep`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """The real objects that a pass works with; built by `cli`, or by a test.
+
+    Attributes:
+        source: None when there is none to be opened (then the last good commit cannot be read either).
+        kernel_release: part of what a quarantine is bound to.
+        emit: takes JSON-lines events.
+        unsafe_first_use: take the first head without `minimumCommit`.
+    """
+
+    config: Config
+    facts: HostFacts
+    kernel: Kernel
+    state: State
+    source: Source
+    packages: PackageSource
+    clock: Clock
+    kernel_release: str
+    emit: Callable[[Mapping[str, object]], None]
+    unsafe_first_use: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What this pass is asked to do.
+
+    Attributes:
+        poll: ask the source; otherwise only the last good commit is enforced.
+        dry_run: plan, and change nothing: neither the kernel nor what is remembered.
+        confirm: digest of the one plan that may exceed the guardrail.
+    """
+
+    poll: bool = True
+    dry_run: bool = False
+    confirm: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """A commit that this host may run: verified, parsed for this host, its packages verified.
+
+    Attributes:
+        fresh: not applied yet (or judged anew under another policy or configuration).
+        critical: what is wrong with it although it runs on (a revoked signer).
+    """
+
+    commit: str
+    signer: str
+    subject: str
+    author_time: int
+    desired: DesiredState
+    state_digest: str
+    packages: Mapping[str, Package]
+    fresh: bool
+    critical: tuple[Finding, ...] = ()
+
+
+@dataclass(slots=True)
+class PassResult:
+    """Everything that one pass saw and did."""
+
+    status: Status
+    plan: Plan | None = None
+    outcome: Outcome | None = None
+    wanted: Wanted | None = None
+    retry_now: bool = False
+    transient: bool = False
+
+
+@dataclass(slots=True)
+class Notes:
+    """What a pass collects on its way."""
+
+    findings: list[Finding] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    transient: bool = False
+    retry_now: bool = False
+    expiry: Expiry | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recovered:
+    """What is ours at the start of a pass."""
+
+    inventory: Inventory
+    snapshot: Snapshot | None = None
+
+
+StatsReader = Callable[[Inventory], Iterator[MemberStats]]
