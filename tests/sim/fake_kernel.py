@@ -160,7 +160,7 @@ class FakeKernel(Observed):
     def attach(self, step: Attach, first: Identity) -> OwnedAttachment:
         self.faults.alive()
         program = self._first(step.generation, first)
-        device = self._device_at(step.point)
+        device = self._planned_device(step.point)
         match step.kind:
             case AttachKind.XDP_LINK:
                 return self._attach_xdp(step, device, program)
@@ -170,6 +170,12 @@ class FakeKernel(Observed):
                 return self._attach_filter(step, device, program)
             case _:
                 raise NotSupportedError(f"attaching {step.kind}", errno.EOPNOTSUPP, "we attach links and filters")
+
+    def _planned_device(self, point: HookPoint) -> Device:
+        try:
+            return self._device_at(point)
+        except KernelError as error:
+            raise StaleError(error.call, error.errno, "the interface is gone") from error
 
     def _first(self, generation: str, first: Identity) -> FakeProgram:
         program = self._pinned_program(generation)
@@ -267,7 +273,7 @@ class FakeKernel(Observed):
     def switch(self, step: Switch, first: Identity) -> OwnedAttachment:
         self.faults.alive()
         program = self._first(step.generation, first)
-        device = self._device_at(step.point)
+        device = self._planned_device(step.point)
         seen = self._ours(step)
         if seen is None or seen.program_id != step.program.id or not self._runs(step.program):
             raise StaleError(f"switching {step.point}", errno.EPERM, f"expected {step.program}, got {seen}")
@@ -292,7 +298,7 @@ class FakeKernel(Observed):
     def change_mode(self, step: ChangeMode, first: Identity) -> tuple[OwnedAttachment, float]:
         self.faults.alive()
         program = self._first(step.generation, first)
-        device = self._device_at(step.point)
+        device = self._planned_device(step.point)
         link = self.links.get(step.link_id)
         if link is None or link.device is not device or self.pins.get(step.pin) != (PinKind.LINK, link.id):
             raise StaleError(f"changing the mode of {step.point}", errno.ENOLINK, f"link {step.link_id} is gone")
@@ -335,7 +341,7 @@ class FakeKernel(Observed):
 
     def evict(self, step: Evict) -> None:
         self.faults.alive()
-        device = self._device_at(step.point)
+        device = self._planned_device(step.point)
         found = next((seen for seen in self.attachments(step.point) if seen == step.attachment), None)
         if found is None or not self._runs(step.program) or found.program_id != step.program.id:
             raise StaleError(f"evicting from {step.point}", errno.ESTALE, "the attachment is not the planned one")
