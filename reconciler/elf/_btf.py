@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final, TypeAlias, assert_never
 
-from reconciler.elf._limits import MAX_DEPTH, MAX_NODES
+from reconciler.elf._limits import BYTES_PER_NODE, MAX_DEPTH, MAX_NODES
 from reconciler.elf._read_types import read_types
 from reconciler.elf._types import (
     Array,
@@ -46,15 +46,15 @@ class Budget:
         self._error = error
         self._left = MAX_NODES
 
-    def spend(self, where: str, depth: int) -> None:
-        """Count one step at nesting `depth`.
+    def spend(self, where: str, depth: int, *, steps: int = 1, size: int = 0) -> None:
+        """Count `steps` at nesting `depth` that handle `size` bytes.
 
         Raises:
             InputError: of the class given, when the steps are used up or the nesting is too deep.
         """
         if depth > MAX_DEPTH:
             raise self._error(f"{where}: expected at most {MAX_DEPTH} types inside each other")
-        self._left -= 1
+        self._left -= steps + size // BYTES_PER_NODE
         if self._left < 0:
             raise self._error(f"{where}: expected at most {MAX_NODES} members and elements")
 
@@ -138,6 +138,33 @@ class Btf:
             return size
         raise ElfError(f"BTF type {type_id}: expected an array of at most {MAX_DEPTH} dimensions")
 
+    def size_of(self, type_id: int, where: str) -> int:
+        """`size`, with `where` in front of the message.
+
+        Raises:
+            ElfError: as `size`.
+        """
+        try:
+            return self.size(type_id)
+        except ElfError as error:
+            raise ElfError(f"{where}: {error}") from error
+
+    def qualifiers(self, type_id: int) -> frozenset[str]:
+        """The qualifiers of a variable: "const", "volatile", "restrict"; those of an array's elements count too.
+
+        Raises:
+            ElfError: there is no such type.
+        """
+        words: set[str] = set()
+        for _hop in range(MAX_DEPTH):
+            each = self.type(type_id)
+            if isinstance(each, Modifier):
+                words.add(each.word)
+            elif not isinstance(each, Typedef | Array):
+                break
+            type_id = each.type_id
+        return frozenset(words)
+
     def data_sections(self) -> dict[str, DataSection]:
         """Data sections by name.
 
@@ -153,7 +180,7 @@ class Btf:
         return found
 
     def describe(self, type_id: int) -> str:
-        """The type in one line as C would name it, for messages; never fails."""
+        """The type in one line as C would name it, without qualifiers, for messages; never fails."""
         return self._describe(type_id, 0)
 
     def definition(self, type_id: int) -> str:
@@ -192,8 +219,7 @@ class Btf:
             case Array():
                 text = self._describe_array(each, depth)
             case Modifier():
-                inner = self._describe(each.type_id, depth + 1)
-                text = f"{each.word} {inner}" if each.word in ("const", "volatile", "restrict") else inner
+                text = self._describe(each.type_id, depth + 1)
             case _:
                 text = _describe_named(each)
         return text
@@ -221,7 +247,8 @@ class Btf:
         return f"{base} {member.name}".rstrip() + f"{bracket}{counts}{width};"
 
     def _structure(self, type_id: int, budget: Budget, depth: int) -> JsonValue:
-        budget.spend(f"BTF type {type_id}", depth)
+        where = f"BTF type {type_id}"
+        budget.spend(where, depth)
         each = self.resolve(type_id)
         match each:
             case Int():
@@ -239,8 +266,7 @@ class Btf:
             case Composite():
                 return self._composite_structure(each, budget, depth)
             case Enum():
-                for _value in each.values:
-                    budget.spend(each.name, depth)
+                budget.spend(where, depth, steps=len(each.values))
                 return {"kind": "enum", "size": each.size, "signed": each.signed, "values": dict(each.values)}
             case Void() | Forward() | Typedef() | Modifier() | Function() | Variable() | DataSection():
                 raise ElfError(f"expected a type that has a size, got {self.describe(type_id)}")

@@ -58,7 +58,7 @@ class _Decoder:
         self._budget = Budget(EncodingError)
 
     def decode(self, type_id: int, data: bytes, place: Place, depth: int) -> JsonValue:
-        self._budget.spend(place.text, depth)
+        self._budget.spend(place.text, depth, size=len(data))
         each, aliases = self._btf.aliases(type_id)
         chosen = self._formats.at(place.path)
         order: Literal["little", "big"] = "little"
@@ -105,6 +105,7 @@ class _Decoder:
         ]
 
     def _members(self, each: Composite, data: bytes, place: Place, depth: int) -> dict[str, JsonValue]:
+        self._budget.spend(place.text, depth, steps=len(each.members))
         values: dict[str, JsonValue] = {}
         for member in each.members:
             inner = self._btf.resolve(member.type_id)
@@ -122,7 +123,6 @@ class _Decoder:
     def _anonymous(
         self, inner: Composite, member: Member, data: bytes, place: Place, depth: int
     ) -> dict[str, JsonValue]:
-        self._budget.spend(place.text, depth)
         piece = self._piece(member, data, place)
         if not inner.union:
             return self._members(inner, piece, place, depth + 1)
@@ -132,12 +132,13 @@ class _Decoder:
         # The widest member shows most of the bytes; where it does not show all of them, they are shown as bytes.
         value = self._one_member(each, data, place, depth)
         try:
-            again = Encoder(self._btf, self._formats)._composite(each, value, place, depth)  # noqa: SLF001
+            again = Encoder(self._btf, self._formats, self._budget).composite(each, value, place, depth)
         except EncodingError:
             again = None
         return value if again == data else f"0x{data.hex()}"
 
     def _one_member(self, each: Composite, data: bytes, place: Place, depth: int) -> dict[str, JsonValue]:
+        self._budget.spend(place.text, depth, steps=len(each.members))
         if not each.members:
             return {}
         member = max(each.members, key=lambda member: member.bits or 8 * self._btf.size(member.type_id))

@@ -55,7 +55,7 @@ def encode(
         size = btf.size(type_id)
         if size > MAX_DATA_BYTES:
             raise place.error(f"expected a type of at most {MAX_DATA_BYTES} bytes, got {btf.describe(type_id)}")
-        return Encoder(btf, formats).encode(type_id, value, place, 0)
+        return Encoder(btf, formats, Budget(EncodingError)).encode(type_id, value, place, 0)
     except ElfError as error:
         raise place.error(str(error)) from error
 
@@ -63,10 +63,10 @@ def encode(
 class Encoder:
     """One value being encoded."""
 
-    def __init__(self, btf: Btf, formats: Formats) -> None:
+    def __init__(self, btf: Btf, formats: Formats, budget: Budget) -> None:
         self._btf = btf
         self._formats = formats
-        self._budget = Budget(EncodingError)
+        self._budget = budget
 
     def encode(self, type_id: int, value: object, place: Place, depth: int) -> bytes:
         """As many bytes as the type has."""
@@ -96,7 +96,7 @@ class Encoder:
             case Array():
                 return self._array(each, value, place, depth)
             case Composite():
-                return self._composite(each, value, place, depth)
+                return self.composite(each, value, place, depth)
             case Pointer():
                 raise place.error(f"expected a type without pointers, got {self._btf.describe(type_id)}")
             case Float():
@@ -113,7 +113,8 @@ class Encoder:
         items = (self.encode(each.type_id, item, place.item(i), depth + 1) for i, item in enumerate(value))
         return b"".join(items)
 
-    def _composite(self, each: Composite, value: object, place: Place, depth: int) -> bytes:
+    def composite(self, each: Composite, value: object, place: Place, depth: int) -> bytes:
+        """The bytes of a struct or union."""
         word = "union" if each.union else "struct"
         if each.name in KERNEL_MANAGED:
             raise place.error(f"expected nothing: the kernel keeps struct {each.name} for itself")
@@ -129,6 +130,7 @@ class Encoder:
 
     def _members(self, each: Composite, given: Mapping[str, object], place: Place, depth: int) -> bytes:
         # `given` holds no keys but names of `each` or of anonymous structs and unions inside it.
+        self._budget.spend(place.text, depth, steps=len(each.members), size=each.size)
         buffer = bytearray(each.size)
         for member in self._chosen(each, given, place, depth) if each.union else each.members:
             if not member.name:
@@ -163,7 +165,6 @@ class Encoder:
         if not member.bits:
             _write(buffer, member, self.encode(member.type_id, value, place, depth + 1), place)
             return
-        self._budget.spend(place.text, depth)
         each = bitfield_type(self._btf, member, place)
         read = integer if isinstance(each, Int) else enumerator
         number = read(each, value, place, member.bits)  # type: ignore[arg-type]
@@ -189,7 +190,7 @@ class Encoder:
 
     def _names(self, each: Composite, place: Place, depth: int) -> list[str]:
         # Names of the members, those of anonymous structs and unions included.
-        self._budget.spend(place.text, depth)
+        self._budget.spend(place.text, depth, steps=len(each.members))
         names = [name for member in each.members for name in self._names_of(member, place, depth)]
         if len(set(names)) != len(names):
             raise place.error(f"expected members of different names in {each.name or 'an anonymous struct'}")

@@ -59,9 +59,7 @@ class Formats:
             for name in path.split(".") if path else ():
                 found = _find_member(btf, at, name)
                 if found is None:
-                    raise where.error(
-                        f"format {each}: expected a member {path}, but {btf.definition(type_id)} has none"
-                    )
+                    raise where.error(f"format {each}: expected a member {path} in {btf.definition(type_id)}")
                 at = found
             if not any(fits(btf, candidate, each) for candidate in _with_elements(btf, at)):
                 raise where.error(f"format {each} does not fit {btf.definition(at)}" + (f" of {path}" if path else ""))

@@ -39,12 +39,18 @@ MAX_TYPES: Final = 1 << 16
 MAX_NAME: Final = 511
 """Characters of a name: KSYM_NAME_LEN (512 since Linux 6.1) without the terminating NUL."""
 
+MAX_NAME_CHARACTERS: Final = 8 << 20
+"""Characters of all names of types together: names may overlap in their table, so its size does not bound them."""
+
 MAX_DEPTH: Final = 32
 """Types inside types: MAX_RESOLVE_DEPTH of kernel/bpf/btf.c."""
 
 MAX_NODES: Final = 1 << 18
-"""Scalars, members and elements that one value or one description of a type may have. An array of bytes that is
-written as one text counts once."""
+"""Scalars, members and elements that one value or one description of a type may have. `BYTES_PER_NODE`
+bytes count as one more."""
+
+BYTES_PER_NODE: Final = 256
+"""Bytes of a value that cost as much as one member: types whose members overlap cannot multiply its size."""
 
 MAX_LICENSE: Final = 63
 """Characters of the licence: libbpf keeps 64 bytes of it with the NUL."""

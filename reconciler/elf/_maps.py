@@ -94,7 +94,7 @@ def _read_field(btf: Btf, name: str, member: Member, numbers: dict[str, int], ty
         if member.name in types:
             raise ElfError(f"{where}: expected it once, got it twice")
         types[member.name] = pointer.type_id
-        _set(numbers, _TYPES[member.name], btf.size(pointer.type_id), where)
+        _set(numbers, _TYPES[member.name], btf.size_of(pointer.type_id, where), where)
     elif member.name == "values":
         raise ElfError(
             f"{where}: expected a map without `values`: inner maps and initial program arrays are not supported; "

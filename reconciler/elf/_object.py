@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import re
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 from reconciler.elf._btf import Btf
 from reconciler.elf._limits import (
@@ -20,6 +20,7 @@ from reconciler.elf._limits import (
     MAX_GLOBALS,
     MAX_LICENSE,
     MAX_MAPS,
+    MAX_OBJECT_BYTES,
     MAX_PROGRAMS,
 )
 from reconciler.elf._maps import MapDef, read_map
@@ -71,6 +72,7 @@ class GlobalVar:
         size: bytes.
         type_id: BTF type, qualifiers included.
         initial: contents in the object; relocations are not applied.
+        tunable: `const volatile` in a read-only section: a parameter, set before load and folded by the verifier.
     """
 
     name: str
@@ -79,11 +81,7 @@ class GlobalVar:
     size: int
     type_id: int
     initial: bytes
-
-    @property
-    def read_only(self) -> bool:
-        """Whether it lies in a section that is frozen at load, so that the verifier folds it."""
-        return self.section.startswith(".rodata")
+    tunable: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,7 +238,7 @@ def _maps(sections: Sections, btf: Btf, data_sections: dict[str, DataSection]) -
     if len(described.variables) > MAX_MAPS:
         raise ElfError(f"expected at most {MAX_MAPS} maps, got {len(described.variables)}")
     maps: list[MapDef] = []
-    for located in _locate(sections, btf, described, section):
+    for located in _locate(btf, described, section, _symbols_of(sections)):
         variable = located.variable
         _check_identifier("map", variable.name)
         if variable.static:
@@ -251,43 +249,61 @@ def _maps(sections: Sections, btf: Btf, data_sections: dict[str, DataSection]) -
 
 
 def _globals(sections: Sections, btf: Btf, data_sections: dict[str, DataSection]) -> tuple[GlobalVar, ...]:
+    described = [data_sections[name] for name in sorted(data_sections) if _holds_globals(name)]
+    if sum(len(each.variables) for each in described) > MAX_GLOBALS:
+        raise ElfError(f"expected at most {MAX_GLOBALS} global variables")
+    symbols = _symbols_of(sections)
     variables: list[GlobalVar] = []
-    for name in sorted(data_sections):
-        if not _holds_globals(name):
-            continue
-        section = sections.find(name)
-        if section is None or section.kind != (SHT_NOBITS if name == ".bss" else SHT_PROGBITS):
-            raise ElfError(f"section {name}: expected it in the object, but only BTF describes it")
-        variables.extend(
-            GlobalVar(
-                name=located.variable.name,
-                section=name,
-                offset=located.offset,
-                size=located.size,
-                type_id=located.variable.type_id,
-                initial=bytes(section.data[located.offset : located.offset + located.size]) or bytes(located.size),
-            )
-            for located in _locate(sections, btf, data_sections[name], section)
-        )
-        if len(variables) > MAX_GLOBALS:
-            raise ElfError(f"expected at most {MAX_GLOBALS} global variables")
+    total = 0
+    for each in described:
+        section = sections.find(each.name)
+        if section is None or section.kind != (SHT_NOBITS if each.name == ".bss" else SHT_PROGBITS):
+            raise ElfError(f"section {each.name}: expected it in the object, but only BTF describes it")
+        total += section.size
+        if total > MAX_OBJECT_BYTES:
+            # Sections may lie over each other, so the object's size does not bound them.
+            raise ElfError(f"expected at most {MAX_OBJECT_BYTES} bytes of data sections together")
+        variables.extend(_global(btf, section, located) for located in _locate(btf, each, section, symbols))
     return tuple(variables)
+
+
+def _global(btf: Btf, section: Section, located: _Located) -> GlobalVar:
+    begin, end = located.offset, located.offset + located.size
+    qualifiers = btf.qualifiers(located.variable.type_id)
+    return GlobalVar(
+        name=located.variable.name,
+        section=section.name,
+        offset=begin,
+        size=located.size,
+        type_id=located.variable.type_id,
+        initial=bytes(located.size) if section.kind == SHT_NOBITS else bytes(section.data[begin:end]),
+        tunable=section.name.startswith(".rodata") and qualifiers >= {"const", "volatile"},
+    )
 
 
 def _holds_globals(section: str) -> bool:
     return section in (".rodata", ".data", ".bss") or section.startswith((".rodata.", ".data."))
 
 
-def _locate(sections: Sections, btf: Btf, described: DataSection, section: Section) -> list[_Located]:
+_Symbols: TypeAlias = dict[tuple[int, str], list[Symbol]]
+
+
+def _symbols_of(sections: Sections) -> _Symbols:
+    # Variables by section and name; `static` ones may share a name.
+    symbols: _Symbols = {}
+    for symbol in sections.symbols:
+        if symbol.kind == STT_OBJECT:
+            symbols.setdefault((symbol.section, symbol.name), []).append(symbol)
+    return symbols
+
+
+def _locate(btf: Btf, described: DataSection, section: Section, symbols: _Symbols) -> list[_Located]:
     # In order of offset, inside the section, not overlapping: so all of them together are no larger than it.
     if section.size > MAX_DATA_BYTES:
         raise ElfError(f"section {section.name}: expected at most {MAX_DATA_BYTES} bytes, got {section.size}")
-    symbols: dict[str, list[Symbol]] = {}
-    for symbol in sections.symbols:
-        if symbol.kind == STT_OBJECT and symbol.section == section.index:
-            symbols.setdefault(symbol.name, []).append(symbol)
     located = sorted(
-        (_place(btf, described, placed, symbols) for placed in described.variables), key=lambda each: each.offset
+        (_place(btf, described, placed, section, symbols) for placed in described.variables),
+        key=lambda each: each.offset,
     )
     end = 0
     for each in located:
@@ -299,12 +315,12 @@ def _locate(sections: Sections, btf: Btf, described: DataSection, section: Secti
     return located
 
 
-def _place(btf: Btf, described: DataSection, placed: Placed, symbols: dict[str, list[Symbol]]) -> _Located:
+def _place(btf: Btf, described: DataSection, placed: Placed, section: Section, symbols: _Symbols) -> _Located:
     variable = btf.type(placed.type_id)
     if not isinstance(variable, Variable) or variable.external:
         raise ElfError(f"section {described.name}: expected variables, got {btf.describe(placed.type_id)}")
     where = f"variable {variable.name}"
-    found = symbols.get(variable.name, [])
+    found = symbols.get((section.index, variable.name), [])
     if variable.static or described.size:
         # A static variable, or a linked object: BTF has the offset. Symbols, if any are left, must agree.
         offset = placed.offset
@@ -316,8 +332,9 @@ def _place(btf: Btf, described: DataSection, placed: Placed, symbols: dict[str, 
         offset = found[0].offset
         if found[0].size != placed.size:
             raise ElfError(f"{where}: expected {placed.size} bytes as BTF says, its symbol says {found[0].size}")
-    if btf.size(variable.type_id) > placed.size:
-        raise ElfError(f"{where}: expected {btf.size(variable.type_id)} bytes for its type, got {placed.size}")
+    size = btf.size_of(variable.type_id, where)
+    if size > placed.size:
+        raise ElfError(f"{where}: expected {size} bytes for its type, got {placed.size}")
     return _Located(variable=variable, offset=offset, size=placed.size)
 
 

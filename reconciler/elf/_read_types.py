@@ -11,7 +11,7 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from reconciler.elf._limits import MAX_BTF_BYTES, MAX_TYPES
+from reconciler.elf._limits import MAX_BTF_BYTES, MAX_NAME_CHARACTERS, MAX_TYPES
 from reconciler.elf._sections import text_at
 from reconciler.elf._types import (
     Array,
@@ -60,6 +60,7 @@ class _Cursor:
         self._types = types
         self._strings = strings
         self._names: dict[int, str] = {0: ""}
+        self._characters = 0
         self.position = 0
 
     @property
@@ -84,6 +85,9 @@ class _Cursor:
     def name(self, offset: int, what: str) -> str:
         if offset not in self._names:
             self._names[offset] = text_at(self._strings, offset, what)
+            self._characters += len(self._names[offset])
+            if self._characters > MAX_NAME_CHARACTERS:
+                raise ElfError(f"BTF: expected names of at most {MAX_NAME_CHARACTERS} characters together")
         return self._names[offset]
 
 

@@ -98,10 +98,11 @@ class Sections:
 
     sections: tuple[Section, ...]
     symbols: tuple[Symbol, ...]
+    by_name: dict[str, Section]
 
     def find(self, name: str) -> Section | None:
-        """The section that the kernel's loader would take for `name`; names of interest are unique."""
-        return next((section for section in self.sections if section.name == name and _matters(section)), None)
+        """The section that the kernel's loader would take for `name`."""
+        return self.by_name.get(name)
 
 
 def text_at(table: memoryview | bytes, offset: int, what: str) -> str:
@@ -137,8 +138,7 @@ def read_sections(data: bytes) -> Sections:
         raise ElfError(f"expected the number of the section names' string table (e_shstrndx), got {names_index}")
     names = _piece(view, headers[names_index][4], headers[names_index][5], "section names")
     sections = tuple(_section(view, names, index, header) for index, header in enumerate(headers))
-    _refuse_twins(sections)
-    return Sections(sections=sections, symbols=_symbols(sections))
+    return Sections(sections=sections, symbols=_symbols(sections), by_name=_by_name(sections))
 
 
 def _header(data: bytes) -> tuple[int, int, int]:
@@ -183,14 +183,15 @@ def _matters(section: Section) -> bool:
     return loaded and section.kind in (SHT_PROGBITS, SHT_NOBITS)
 
 
-def _refuse_twins(sections: tuple[Section, ...]) -> None:
-    seen: set[str] = set()
+def _by_name(sections: tuple[Section, ...]) -> dict[str, Section]:
+    found: dict[str, Section] = {}
     for section in filter(_matters, sections):
-        if section.name in seen:
+        if section.name in found:
             raise ElfError(f"expected one section {section.name}, got two")
         if section.flags & SHF_COMPRESSED:
             raise ElfError(f"section {section.name}: expected it uncompressed")
-        seen.add(section.name)
+        found[section.name] = section
+    return found
 
 
 def _symbols(sections: tuple[Section, ...]) -> tuple[Symbol, ...]:
