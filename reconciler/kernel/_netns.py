@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Network namespaces: find them by name, and run a call inside one.
+
+A call runs in a worker thread that enters the namespace and leaves it in a `finally`; the caller's thread never moves.
+Nothing is kept open between calls, because a descriptor or a socket keeps a deleted namespace (and its interfaces) alive.
+Names are files in /run/netns, or "host": the namespace this process was started in.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import stat
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from reconciler.model import HOST_NETNS
+
+T = TypeVar("T")
+
+NAMED = Path("/run/netns")
+_CLONE_NEWNET = 0x40000000
+_NS_GET_NSTYPE = 0xB703
+"""ioctl_ns(2)."""
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _call(function: str, *arguments: int) -> None:
+    if getattr(_libc, function)(*arguments) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{function}: {os.strerror(number)}")
+
+
+def _path(name: str) -> str:
+    if name == HOST_NETNS:
+        return "/proc/self/ns/net"  # of the thread group's leader, which never moves
+    if "/" in name or "\0" in name or name in {"", ".", ".."}:
+        raise OSError(errno.ENOENT, f"no network namespace can be called {name!r}")
+    return str(NAMED / name)
+
+
+@contextmanager
+def opened(name: str, inode: int | None = None) -> Iterator[int]:
+    """A descriptor of the namespace.
+
+    Raises:
+        OSError: ENOENT when there is none of this name now, or it is not the one with `inode` any more.
+    """
+    descriptor = os.open(_path(name), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        try:
+            kind = fcntl.ioctl(descriptor, _NS_GET_NSTYPE)
+        except OSError as error:
+            raise OSError(errno.ENOENT, f"{_path(name)} is no namespace") from error
+        if kind != _CLONE_NEWNET:
+            raise OSError(errno.ENOENT, f"{_path(name)} is no network namespace")
+        if inode is not None and os.fstat(descriptor).st_ino != inode:
+            raise OSError(errno.ENOENT, f"the network namespace {name} is another one now (expected inode {inode})")
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def inode_of(name: str) -> int | None:
+    """Inode of a namespace, None when there is none of this name."""
+    try:
+        with opened(name) as descriptor:
+            return os.fstat(descriptor).st_ino
+    except FileNotFoundError:
+        return None
+
+
+def names() -> tuple[str, ...]:
+    """Names in /run/netns, sorted; not all of them need to be namespaces."""
+    try:
+        return tuple(sorted(entry.name for entry in NAMED.iterdir() if stat.S_ISREG(entry.stat().st_mode)))
+    except FileNotFoundError:
+        return ()
+
+
+class Worker:
+    """The thread that enters namespaces. `close()` ends it."""
+
+    def __init__(self) -> None:
+        self._pool: ThreadPoolExecutor | None = None
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
+
+    def run(self, name: str, inode: int | None, call: Callable[[], T]) -> T:
+        """The result of `call` inside the namespace.
+
+        Raises:
+            OSError: ENOENT when the namespace is not there (any more), and whatever `call` raises.
+        """
+        with opened(name, inode) as target:
+            if _same(target, "/proc/thread-self/ns/net"):
+                return call()
+            return self._submit(lambda: _inside(target, call))
+
+    def fresh(self, call: Callable[[], T]) -> T:
+        """The result of `call` inside a new, empty namespace, which vanishes afterwards."""
+        return self._submit(lambda: _inside(None, call))
+
+    def _submit(self, work: Callable[[], T]) -> T:
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reconciler-netns")
+        try:
+            return self._pool.submit(work).result()
+        except _LostError:
+            self.close()  # the thread could not come back: never use it again
+            raise
+
+
+class _LostError(OSError):
+    """A thread could not return to its own namespace."""
+
+
+def _same(descriptor: int, path: str) -> bool:
+    ours, other = os.fstat(descriptor), Path(path).stat()
+    return (ours.st_dev, ours.st_ino) == (other.st_dev, other.st_ino)
+
+
+def _inside(target: int | None, call: Callable[[], T]) -> T:
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if target is None:
+            _call("unshare", _CLONE_NEWNET)
+        else:
+            _call("setns", target, _CLONE_NEWNET)
+        try:
+            return call()
+        finally:
+            try:
+                _call("setns", home, _CLONE_NEWNET)
+            except OSError as error:
+                raise _LostError(error.errno, f"returning from a network namespace: {error.strerror}") from error
+    finally:
+        os.close(home)

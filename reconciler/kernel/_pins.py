@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Our directory on bpffs. Paths are relative to it; folders are made when needed and removed when empty."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
+
+from reconciler.kernel import _bpf
+from reconciler.kernel._failing import failing
+from reconciler.model import Identity, PinKind
+
+BPFFS = Path("/sys/fs/bpf")
+_BPF_FS_MAGIC = 0xCAFE4A11
+"""include/uapi/linux/magic.h."""
+_MODE = 0o700
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_KINDS = {"bpf-prog": PinKind.PROGRAM, "bpf-map": PinKind.MAP, "bpf_link": PinKind.LINK, "bpf-link": PinKind.LINK}
+
+
+def _filesystem(path: Path) -> int:
+    buffer = ctypes.create_string_buffer(512)  # struct statfs begins with f_type, a long
+    if _libc.statfs(os.fsencode(path), buffer) != 0:
+        return 0
+    return ctypes.c_long.from_buffer(buffer).value & 0xFFFFFFFF
+
+
+def mount_bpffs() -> None:
+    """Mount a bpffs where one belongs, as bpftool and libbpf do when there is none.
+
+    Raises:
+        KernelError: it cannot be mounted.
+    """
+    if _filesystem(BPFFS) == _BPF_FS_MAGIC:
+        return
+    with failing(f"mount bpf on {BPFFS}"):
+        if _libc.mount(b"bpf", os.fsencode(BPFFS), b"bpf", 0, b"mode=0700") != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+
+
+def kind_of(descriptor: int) -> PinKind | None:
+    """What a descriptor from OBJ_GET is; the kernel says it only in the descriptor's name."""
+    name = os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115  # hot path
+    return _KINDS.get(name.removeprefix("anon_inode:").strip("[]"))
+
+
+def identity_of(descriptor: int, kind: PinKind) -> Identity:
+    """Identity of the object behind a descriptor."""
+    match kind:
+        case PinKind.PROGRAM:
+            facts = _bpf.prog_info(descriptor)
+            return Identity(id=facts.id, load_time=facts.load_time)
+        case PinKind.MAP:
+            return Identity(id=_bpf.map_info(descriptor).id)
+        case PinKind.LINK:
+            return Identity(id=_bpf.link_info(descriptor).id)
+
+
+class Pins:
+    """The pin directory."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def path(self, relative: str) -> str:
+        """The absolute path. Raises KernelError EINVAL for a path that would leave the directory."""
+        parts = PurePosixPath(relative).parts
+        with failing(f"pin path {relative!r}"):
+            if not parts or relative.startswith("/") or any("." in part for part in parts):
+                raise OSError(errno.EINVAL, "expected a relative path without dots (bpffs refuses them)")
+        return f"{self.root}/{relative}"
+
+    def filesystem_id(self) -> int:
+        """Device number of the bpffs (a remount changes it), 0 when there is none."""
+        for place in (self.root, *self.root.parents):
+            with suppress(OSError):
+                return place.stat().st_dev if _filesystem(place) == _BPF_FS_MAGIC else 0
+        return 0
+
+    def pin(self, descriptor: int, relative: str) -> None:
+        """Pin an object. Raises KernelError, EEXIST when the path is taken."""
+        path = self.path(relative)
+        if self.root.is_relative_to(BPFFS):
+            mount_bpffs()
+        with failing(f"pin {relative}"):
+            Path(path).parent.mkdir(mode=_MODE, parents=True, exist_ok=True)
+            _bpf.obj_pin(descriptor, path)
+
+    def exists(self, relative: str) -> bool:
+        return os.path.lexists(self.path(relative))
+
+    @contextmanager
+    def opened(self, relative: str) -> Iterator[int]:
+        """A descriptor of the pinned object. Raises KernelError, ENOENT when there is none."""
+        path = self.path(relative)
+        with failing(f"open pin {relative}"):
+            descriptor = _bpf.obj_get(path)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def unlink(self, relative: str) -> None:
+        """Remove a pin, and the folders that became empty; a pin that does not exist is fine."""
+        path = Path(self.path(relative))
+        with failing(f"unpin {relative}"):
+            path.unlink(missing_ok=True)
+        with suppress(OSError):  # not empty, or gone
+            for folder in path.parents:
+                if folder == self.root.parent:
+                    break
+                folder.rmdir()
+
+    def walk(self) -> Iterator[str]:
+        """Relative paths of all pins, in no order. Raises OSError when a folder cannot be read."""
+        yield from self._walk(str(self.root), "")
+
+    def _walk(self, folder: str, prefix: str) -> Iterator[str]:
+        try:
+            entries = list(os.scandir(folder))
+        except FileNotFoundError:
+            return
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from self._walk(entry.path, f"{prefix}{entry.name}/")
+            else:
+                yield prefix + entry.name
