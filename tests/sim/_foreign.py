@@ -125,7 +125,7 @@ class ForeignActivity(World):
                 hook.bump()
             case AttachKind.CLSACT_FILTER:
                 assert attachment.filter is not None
-                del device.filters[point.kind][attachment.filter]
+                self._delete_filter(device, point.kind, attachment.filter)
         self._settle_down()
 
     def replace(self, point: HookPoint, attachment: Attachment, *, name: str = "foreign") -> Attachment:
@@ -145,7 +145,7 @@ class ForeignActivity(World):
                 hook.bump()
             case AttachKind.CLSACT_FILTER:
                 assert attachment.filter is not None
-                device.filters[point.kind][attachment.filter].program_id = program.id
+                self._set_filter(device, point.kind, attachment.filter, program.id)
         self._drop(program)
         self._settle_down()
         return self._attachment_of(point, program)

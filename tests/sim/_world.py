@@ -164,12 +164,14 @@ class World(Network):
                 raise KernelError(call, errno.EEXIST, "the program is on this hook already")
             next(entry for entry in hook.entries if entry.link_id == link.id).program_id = program_id
             hook.bump()
+        self._supersede(link.program_id)
         link.program_id = program_id
 
     def _detach_link(self, link: FakeLink) -> None:
         device, link.device = link.device, None
         if device is None:
             return
+        self._supersede(link.program_id)
         if link.hook is HookKind.XDP:
             device.xdp = None
         else:
@@ -189,6 +191,14 @@ class World(Network):
         if where in device.filters[kind]:
             raise KernelError(call, errno.EEXIST, f"prio {where.prio} handle {where.handle} is taken")
         device.filters[kind][where] = filter_
+
+    def _set_filter(self, device: Device, kind: HookKind, where: FilterId, program_id: int) -> None:
+        filter_ = device.filters[kind][where]
+        self._supersede(filter_.program_id)
+        filter_.program_id = program_id
+
+    def _delete_filter(self, device: Device, kind: HookKind, where: FilterId) -> None:
+        self._supersede(device.filters[kind].pop(where).program_id)
 
     # --- references --------------------------------------------------------------------------------------
 

@@ -256,7 +256,7 @@ class FakeKernel(Observed):
         filter_ = FakeFilter(program_id=program.id, name=program.name)
         try:
             if where in device.filters[step.point.kind]:
-                raise StaleError(f"filter on {step.point}", errno.EEXIST, f"{where} is taken")
+                raise OccupiedError(f"filter on {step.point}", errno.EEXIST, f"{where} is taken")
             self._do("filter-add", lambda: self._add_filter(device, step.point.kind, where, filter_))
         except KernelError:
             if made:
@@ -280,11 +280,10 @@ class FakeKernel(Observed):
 
         def action() -> None:
             if step.filter is not None:
-                device.filters[step.point.kind][step.filter].program_id = program.id
+                self._set_filter(device, step.point.kind, step.filter, program.id)
             else:
                 assert step.link_id is not None
                 self._update_link(self.links[step.link_id], program.id, step.program.id)
-            self._supersede(step.program.id)
 
         self._do("filter-replace" if step.filter is not None else "link-update", action)
         return _owned(step, link_id=step.link_id, pin=step.pin, filter=step.filter, mode=seen.mode)
@@ -335,7 +334,7 @@ class FakeKernel(Observed):
                 raise StaleError(f"filter on {step.point}", errno.ESTALE, f"got foreign program {seen.program_id}")
             assert step.filter is not None
             where = step.filter
-            self._do("filter-del", lambda: device.filters[step.point.kind].pop(where))
+            self._do("filter-del", lambda: self._delete_filter(device, step.point.kind, where))
         if step.remove_qdisc:
             self._remove_our_qdisc(device)
 
@@ -356,7 +355,7 @@ class FakeKernel(Observed):
             case RemovalMethod.FILTER_DELETE:
                 where = found.filter
                 assert where is not None
-                self._do("filter-del", lambda: device.filters[step.point.kind].pop(where))
+                self._do("filter-del", lambda: self._delete_filter(device, step.point.kind, where))
             case RemovalMethod.NOT_POSSIBLE:
                 raise NotSupportedError(f"evicting from {step.point}", errno.EOPNOTSUPP, "it cannot be removed")
         if self.on_evict is not None:

@@ -260,5 +260,6 @@ def test_a_detached_generation_leaves_the_hook_empty() -> None:
         link_id=owned.link_id,
     )
     kernel.detach(step)
+    kernel.drain()
     kernel.unload(tuple(kernel.pins))
     assert (kernel.links, kernel.programs, kernel.maps, kernel.violations) == ({}, {}, {}, [])
