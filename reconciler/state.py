@@ -63,9 +63,9 @@ class State:
     # --- records -----------------------------------------------------------------------------------------
 
     @property
-    def exists(self) -> bool:
-        """Whether a pass ever recorded anything here."""
-        return (self.directory / "inventory.json").exists() or (self.directory / "source.json").exists()
+    def has_source(self) -> bool:
+        """Whether source.json is there; it is written before the first step of the first pass."""
+        return (self.directory / "source.json").exists()
 
     def inventory(self) -> Inventory | None:
         """The inventory as last saved, None when there is none."""

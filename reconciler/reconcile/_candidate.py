@@ -77,25 +77,20 @@ def judge(parts: Parts, head: str, record: SourceRecord, control: ControlRecord,
 def _base(parts: Parts, head: str, watermark: str | None, *, accepted: bool) -> str | None:
     """The commit after which everything must be verified; None when only the head itself can be."""
     minimum = parts.config.source.minimum_commit
-    if watermark is None:
-        if minimum is None:
-            if parts.unsafe_first_use or accepted:
-                return None
-            raise GuardrailError(
-                f"first start: nothing says that {head[:12]} is not an old commit; set source.minimumCommit in the "
-                "configuration (or start once with --unsafe-trust-first-use)",
-                reason="NoMinimumCommit",
-            )
-        _require_descent(parts, minimum, head, "source.minimumCommit", accepted=accepted)
-        return minimum if not accepted else None
-    _require_descent(parts, watermark, head, "the commit applied last", accepted=accepted)
-    return watermark if not accepted else None
-
-
-def _require_descent(parts: Parts, old: str, head: str, what: str, *, accepted: bool) -> None:
+    old, what = (watermark, "the commit applied last") if watermark is not None else (minimum, "source.minimumCommit")
+    if old is None:
+        if parts.unsafe_first_use or accepted:
+            return None
+        raise GuardrailError(
+            f"first start: nothing says that {head[:12]} is not an old commit; set source.minimumCommit in the "
+            "configuration (or start once with --unsafe-trust-first-use)",
+            reason="NoMinimumCommit",
+        )
     ancestry = parts.source.ancestry(old, head)
-    if accepted or ancestry in (Ancestry.EQUAL, Ancestry.DESCENDANT):
-        return
+    if ancestry in (Ancestry.EQUAL, Ancestry.DESCENDANT):
+        return old
+    if accepted:
+        return None if ancestry is Ancestry.UNKNOWN else old
     how = {
         Ancestry.REWOUND: "was rewound to",
         Ancestry.UNRELATED: "was rewritten to",

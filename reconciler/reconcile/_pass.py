@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from reconciler import apply, plan
 from reconciler.config import SecureMode, trust_digest
@@ -82,7 +82,7 @@ class Pass:
     def _run(self) -> None:
         state = self.parts.state
         self.control = state.control()
-        self.record = state.source()
+        self.record = self._load_source()
         inventory = self._recover()
         if self.control.torn_down:
             self.notes.findings.append(
@@ -99,6 +99,17 @@ class Pass:
 
     # --- recovery ----------------------------------------------------------------------------------------
 
+    def _load_source(self) -> SourceRecord:
+        """The watermark; a damaged one counts as lost once somebody accepted a commit."""
+        try:
+            return self.parts.state.source()
+        except StateVersionError:
+            raise
+        except StateError as error:
+            if self.control.acceptance is not None:
+                return SourceRecord()
+            raise TamperError(f"{error}; nothing is attached, detached or evicted until then") from error
+
     def _recover(self) -> Inventory:
         """What is ours, after whatever happened since the last pass.
 
@@ -106,46 +117,37 @@ class Pass:
             TamperError: state is gone or damaged while pins of ours are in the kernel.
             StateVersionError: a newer agent wrote the state.
         """
-        parts = self.parts
-        boot = parts.kernel.boot_id()
+        state, boot = self.parts.state, self.parts.kernel.boot_id()
         empty = Inventory(boot_id=boot)
+        records = state.journal_records()
+        self._restore_grace(records, boot)
         damage = ""
         saved: Inventory | None = None
         try:
-            saved = parts.state.inventory()
+            saved = state.inventory()
         except StateVersionError:
             raise
         except StateError as error:
             damage = str(error)
-        records = parts.state.journal_records()
-        self._restore_grace(records, boot)
         if saved is not None and saved.boot_id == boot:
-            lost = self.record.applied is None and saved.generations and self.control.acceptance is None
-            if not lost:
+            if saved.empty or state.has_source or self.control.acceptance is not None:
                 return recover(saved, records)
-            damage = "source.json does not say which commit was applied"
-        elif saved is not None and not damage:
-            saved = None
-            # another boot: that kernel is gone, and everything pinned with it
-        journaled = recover(empty, records)
-        pins = parts.kernel.snapshot(Scope(namespaces=())).pins
+            damage = "source.json is gone: nobody knows which commit was applied"
+        begun = any(entry.get("event") == "begin" and entry.get("boot") == boot for entry in records)
+        if not damage and begun and state.has_source:
+            return recover(empty, records)
+        pins = self.parts.kernel.snapshot(Scope(namespaces=())).pins
         if not pins:
             return empty
-        if journaled.generations and not damage and self._first_pass_crashed():
-            return journaled
         if self.control.acceptance is not None:
-            return journaled
+            return recover(empty, records)
         raise TamperError(
-            f"expected records of {len(pins)} objects that are pinned as ours, got none"
+            f"expected records of the {len(pins)} objects that are pinned as ours, got none"
             f"{f' ({damage})' if damage else ''}; nothing is attached, detached or evicted until "
             "`reconciler accept COMMIT --reason TEXT`"
         )
 
-    def _first_pass_crashed(self) -> bool:
-        """The journal began before any inventory could be saved."""
-        return self.record.applied is None
-
-    def _restore_grace(self, records: tuple[dict[str, object], ...], boot: str) -> None:
+    def _restore_grace(self, records: tuple[dict[str, Any], ...], boot: str) -> None:
         for entry in records:
             before = entry.get("before")
             if entry.get("event") == "expedite" and entry.get("boot") == boot and isinstance(before, int):
@@ -315,6 +317,7 @@ class Pass:
     def _execute(self, wanted: Wanted, made: Plan, inventory: Inventory) -> None:
         parts = self.parts
         if made.steps:
+            parts.state.save_source(self.record)
             self._emit("applying", commit=wanted.commit, steps=len(made.steps), plan=made.digest)
             health = KernelHealth(
                 kernel=parts.kernel,

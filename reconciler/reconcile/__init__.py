@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One pass, the loop around it, and what operators may ask for.
+
+The orchestration and nothing else: it decides what is wanted (the advertised commit, or what was applied last), lets the
+core plan it, lets `apply` do it, and records the outcome. Retries are decided by an error's `disposition` alone.
+"""
+
+from reconciler.reconcile._candidate import context_digest, judge, last_good, package_refs, state_digest
+from reconciler.reconcile._loop import Agent, Schedule, answer_of, phase_of
+from reconciler.reconcile._operations import accept, resume, suspend, teardown
+from reconciler.reconcile._parts import Clock, PackageSource, Parts, PassResult, Request, Wanted
+from reconciler.reconcile._pass import Pass
+
+__all__ = [
+    "Agent",
+    "Clock",
+    "PackageSource",
+    "Parts",
+    "Pass",
+    "PassResult",
+    "Request",
+    "Schedule",
+    "Wanted",
+    "accept",
+    "answer_of",
+    "context_digest",
+    "judge",
+    "last_good",
+    "package_refs",
+    "phase_of",
+    "resume",
+    "state_digest",
+    "suspend",
+    "teardown",
+]

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent: wake, pass, report, sleep. Retries are decided by disposition alone."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from reconciler import plan
+from reconciler.errors import ExitCode, ReconcilerError
+from reconciler.model import encode_json, to_builtins
+from reconciler.reconcile import _operations as operations
+from reconciler.reconcile._parts import Request
+from reconciler.reconcile._pass import Pass
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from reconciler.reconcile._parts import Parts, PassResult
+    from reconciler.sensor import Command, Sensor, Watch
+
+MAX_BACKOFF: Final = 900.0
+"""Seconds; the longest pause between two tries of a source that does not answer."""
+
+FIRST_BACKOFF: Final = 5.0
+"""Seconds; doubled with each failure, drawn from 0..pause (full jitter)."""
+
+JITTER: Final = 0.1
+"""Share of the interval by which polls are spread, besides the host's own phase."""
+
+MAX_RETRIES: Final = 3
+"""Immediate passes after a lost race; then the ordinary drift interval takes over."""
+
+ROOT_VERBS: Final = frozenset({"accept", "suspend", "resume", "confirm", "teardown"})
+"""What only uid 0 may ask for; the socket's mode and group decide about the rest."""
+
+
+class Random(Protocol):
+    """Randomness is an argument."""
+
+    def uniform(self, low: float, high: float) -> float: ...
+
+
+@dataclass(slots=True)
+class Schedule:
+    """When to poll next, and when to look at the kernel next; seconds of the monotonic clock."""
+
+    interval: float
+    drift_interval: float
+    random: Random
+    next_poll: float = 0.0
+    next_drift: float = 0.0
+    failures: int = 0
+
+    def start(self, now: float, phase: float) -> None:
+        """The first pass is at once; later polls fall into this host's phase."""
+        self.next_poll = self.next_drift = now
+        self._phase = phase
+
+    _phase: float = 0.0
+
+    def passed(self, now: float, *, polled: bool, transient: bool) -> None:
+        """A pass ended: plan the next ones."""
+        self.next_drift = now + self.drift_interval * (1 + self.random.uniform(-JITTER, JITTER))
+        if not polled:
+            return
+        if transient:
+            pause = min(FIRST_BACKOFF * 2**self.failures, MAX_BACKOFF, max(self.interval, FIRST_BACKOFF))
+            self.failures = min(self.failures + 1, 16)
+            self.next_poll = now + max(1.0, self.random.uniform(0, pause))
+            return
+        self.failures = 0
+        spread = self.random.uniform(-JITTER, JITTER) * self.interval
+        first = self._phase if self._phase else self.interval
+        self._phase = 0.0
+        self.next_poll = now + max(1.0, first + spread)
+
+    def wait(self, now: float) -> float:
+        return max(min(self.next_poll, self.next_drift) - now, 0.0)
+
+
+def phase_of(machine: str, interval: float) -> float:
+    """Stable share of the interval for this host: hosts that boot together do not poll together."""
+    number = int.from_bytes(hashlib.sha256(machine.encode()).digest()[:8], "big")
+    return max(1.0, interval * number / 2**64)
+
+
+class Agent:
+    """The loop over one host; `run` returns when a signal asks for it. Programs stay as they are."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        sensor: Sensor,
+        *,
+        random: Random,
+        machine: str,
+        open_watches: Callable[[tuple[str, ...]], Iterable[Watch]],
+        report: Callable[[PassResult], None],
+    ) -> None:
+        self.parts = parts
+        self.sensor = sensor
+        self.open_watches = open_watches
+        self.report = report
+        config = parts.config.source
+        self.schedule = Schedule(interval=config.interval, drift_interval=config.drift_interval, random=random)
+        self.machine = machine
+        self.watched: tuple[str, ...] | None = None
+
+    def run(self) -> None:
+        clock = self.parts.clock
+        self.schedule.start(clock.monotonic(), phase_of(self.machine, self.schedule.interval))
+        retries = 0
+        forced = False
+        while True:
+            now = clock.monotonic()
+            poll = forced or now >= self.schedule.next_poll
+            if poll or now >= self.schedule.next_drift:
+                result = self.one_pass(Request(poll=poll))
+                forced = False
+                retries = retries + 1 if result.retry_now else 0
+                if 0 < retries <= MAX_RETRIES:
+                    continue
+            wake = self.sensor.wait(self.schedule.wait(clock.monotonic()))
+            for command in wake.commands:
+                self.serve(command)
+            if wake.stop:
+                return
+            if wake.changed:
+                self.schedule.next_drift = clock.monotonic()
+            forced = forced or wake.poll
+
+    def one_pass(self, request: Request) -> PassResult:
+        """One pass, its report, and the watches that fit what is desired now."""
+        result = Pass(self.parts, request).run()
+        self._passed(result, polled=request.poll)
+        return result
+
+    def _passed(self, result: PassResult, *, polled: bool) -> None:
+        self.schedule.passed(self.parts.clock.monotonic(), polled=polled, transient=result.transient)
+        self._watch(result)
+        self.report(result)
+
+    def _watch(self, result: PassResult) -> None:
+        if result.wanted is None:
+            return
+        inventory = result.outcome.inventory if result.outcome else result.plan.inventory if result.plan else None
+        if inventory is None:
+            return
+        names = plan.required_namespaces(result.wanted.desired, self.parts.config.secure, inventory)
+        if names != self.watched:
+            self.watched = names
+            self.sensor.watch(self.open_watches(names))
+
+    # --- the control socket ------------------------------------------------------------------------------
+
+    def serve(self, command: Command) -> None:
+        """Answer one request; whatever goes wrong is the answer."""
+        if command.verb in ROOT_VERBS and command.uid != 0:
+            message = f"{command.verb} needs uid 0, got uid {command.uid}"
+            command.reply({"error": message, "reason": "Forbidden", "exitCode": int(ExitCode.ERROR)})
+            return
+        try:
+            answer = self._answer(command)
+        except ReconcilerError as error:
+            answer = {"error": str(error), "reason": error.reason, "exitCode": int(error.exit_code)}
+        except (KeyError, TypeError, ValueError) as error:
+            answer = {"error": f"{command.verb}: bad arguments: {error}", "reason": "Usage", "exitCode": int(ExitCode.USAGE)}
+        command.reply(answer)
+
+    def _answer(self, command: Command) -> dict[str, Any]:
+        arguments = command.arguments
+        by = f"uid {command.uid}"
+        match command.verb:
+            case "apply":
+                return answer_of(self.one_pass(Request(poll=True)))
+            case "confirm":
+                return answer_of(self.one_pass(Request(poll=True, confirm=str(arguments["digest"]))))
+            case "plan":
+                return answer_of(Pass(self.parts, Request(poll=True, dry_run=True)).run())
+            case "accept":
+                result = operations.accept(self.parts, str(arguments["commit"]), reason=str(arguments["reason"]), by=by)
+                self._passed(result, polled=True)
+                return answer_of(result)
+            case "suspend":
+                operations.suspend(self.parts, seconds=float(arguments["seconds"]), reason=str(arguments["reason"]), by=by)
+                return answer_of(self.one_pass(Request(poll=False)))
+            case "resume":
+                operations.resume(self.parts, by=by)
+                return answer_of(self.one_pass(Request(poll=True)))
+            case "teardown":
+                made, outcome = operations.teardown(self.parts, by=by)
+                return {"plan": to_builtins(made), "outcome": to_builtins(outcome), "exitCode": int(ExitCode.OK)}
+            case _:
+                return {"error": f"unknown verb {command.verb[:40]!r}", "reason": "Usage", "exitCode": int(ExitCode.USAGE)}
+
+
+def answer_of(result: PassResult) -> dict[str, Any]:
+    """A pass as an answer on the control socket."""
+    return {
+        "status": to_builtins(result.status),
+        "plan": {**to_builtins(result.plan), "digest": result.plan.digest} if result.plan else None,
+        "outcome": to_builtins(result.outcome),
+        "exitCode": int(result.status.exit_code),
+    }
+
+
+__all__ = ["Agent", "Schedule", "answer_of", "encode_json", "phase_of"]

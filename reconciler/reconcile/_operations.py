@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What operators ask for: each is recorded, and each leaves the host in a state that the next pass understands."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from reconciler import apply, plan
+from reconciler.errors import GuardrailError, ReconcilerError, StateError, StateVersionError
+from reconciler.kernel import Scope
+from reconciler.model import Acceptance, ControlRecord, Inventory, Outcome, Plan, Suspension
+from reconciler.reconcile._pass import Pass
+from reconciler.reconcile._parts import Request
+from reconciler.state import recover
+from reconciler.status import event
+
+if TYPE_CHECKING:
+    from reconciler.model import CheckHealth
+    from reconciler.reconcile._parts import Parts, PassResult
+
+
+def accept(parts: Parts, commit: str, *, reason: str, by: str) -> PassResult:
+    """Take the head that is advertised now against history, fully verified, once, on record.
+
+    Raises:
+        GuardrailError: `commit` is not what the source advertises.
+        SourceError: the source cannot be asked.
+    """
+    head = parts.source.resolve()
+    if head != commit:
+        raise GuardrailError(
+            f"expected the commit that the source advertises now ({head}), got {commit}; accept takes nothing else",
+            reason="NotAdvertised",
+        )
+    acceptance = Acceptance(commit=commit, reason=reason, by=by, at=_now(parts))
+    parts.state.save_control(replace(_control(parts), acceptance=acceptance))
+    _record(parts, "accepted", commit=commit, reason=reason, by=by)
+    return Pass(parts, Request(poll=True)).run()
+
+
+def suspend(parts: Parts, *, seconds: float, reason: str, by: str) -> Suspension:
+    """No new commits for a while; repair and secure mode go on."""
+    until = (parts.clock.now() + timedelta(seconds=seconds)).isoformat(timespec="seconds")
+    suspension = Suspension(until=until, reason=reason, by=by, at=_now(parts))
+    parts.state.save_control(replace(_control(parts), suspension=suspension))
+    _record(parts, "suspended", until=until, reason=reason, by=by)
+    return suspension
+
+
+def resume(parts: Parts, *, by: str) -> None:
+    """New commits are taken again; after a teardown, chains are put back by the next pass."""
+    parts.state.save_control(replace(_control(parts), suspension=None, torn_down=False))
+    _record(parts, "resumed", by=by)
+
+
+def teardown(parts: Parts, *, by: str) -> tuple[Plan, Outcome]:
+    """Take everything of ours off this host; nothing is attached again until `resume`.
+
+    Raises:
+        KernelError: the kernel cannot be read.
+        StateVersionError: a newer agent wrote the state.
+    """
+    control = _control(parts)
+    parts.state.save_control(replace(control, torn_down=True, suspension=None, confirmed=None))
+    inventory = _inventory(parts)
+    scope = Scope(namespaces=tuple(sorted({"host"} | {owned.point.netns for owned in inventory.attachments})))
+    snapshot = parts.kernel.snapshot(scope)
+    made = plan.make_teardown(snapshot, inventory, parts.config.guardrail, parts.config.secure)
+    outcome = apply.execute(made, kernel=parts.kernel, packages={}, journal=parts.state, checks=_NoChecks())
+    parts.state.save_inventory(outcome.inventory)
+    parts.state.clear_journal()
+    _record(parts, "torn-down", by=by, steps=len(outcome.done))
+    return made, outcome
+
+
+class _NoChecks:
+    def check(self, step: CheckHealth, inventory: Inventory) -> None:
+        raise ReconcilerError("a teardown has no health checks")
+
+
+def _inventory(parts: Parts) -> Inventory:
+    boot = parts.kernel.boot_id()
+    saved: Inventory | None = None
+    try:
+        saved = parts.state.inventory()
+    except StateVersionError:
+        raise
+    except StateError:
+        saved = None
+    if saved is None or saved.boot_id != boot:
+        saved = Inventory(boot_id=boot)
+    return recover(saved, parts.state.journal_records())
+
+
+def _control(parts: Parts) -> ControlRecord:
+    """What operators decided before; a damaged record is replaced, a newer one is refused."""
+    try:
+        return parts.state.control()
+    except StateVersionError:
+        raise
+    except StateError:
+        return ControlRecord()
+
+
+def _record(parts: Parts, kind: str, **fields: object) -> None:
+    parts.state.append_history(event(kind, parts.clock.now(), **fields))
+    parts.emit(event(kind, parts.clock.now(), **fields))
+
+
+def _now(parts: Parts) -> str:
+    return parts.clock.now().isoformat(timespec="seconds")
+
+
+def parse_until(text: str, now: datetime) -> float:
+    """Seconds from now until an RFC 3339 moment."""
+    return (datetime.fromisoformat(text) - now).total_seconds()
