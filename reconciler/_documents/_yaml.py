@@ -122,7 +122,7 @@ def read_documents(data: bytes, *, file: str) -> tuple[tuple[Document, ...], tup
     except _StopReadingError:
         pass
     except yaml.YAMLError as error:
-        builder.report(f"expected YAML, got something else: {error}", Position(1, 1))
+        builder.report(f"expected YAML, got something else: {error}", Position(1, 1), ends=True)
     if not builder.documents and not builder.findings:
         builder.report("expected at least one document, got an empty file; delete it or fill it", Position(1, 1))
     return tuple(builder.documents), tuple(builder.findings)
@@ -160,9 +160,7 @@ def _decode(data: bytes, file: str) -> tuple[str | None, tuple[Diagnostic, ...]]
     if bad is not None:
         line = text.count("\n", 0, bad.start()) + 1
         column = bad.start() - text.rfind("\n", 0, bad.start())
-        return refuse(
-            f"expected printable text, got the character U+{ord(bad[0]):04X}; remove it", line, column
-        )
+        return refuse(f"expected printable text, got the character U+{ord(bad[0]):04X}; remove it", line, column)
     return text, ()
 
 
@@ -195,8 +193,9 @@ class _Builder:
         self._skip = 0
         self._document = Document(file=file)
 
-    def report(self, message: str, place: Position, pointer: str | None = None) -> None:
-        if len(self.findings) >= MAX_FINDINGS:
+    def report(self, message: str, place: Position, pointer: str | None = None, *, ends: bool = False) -> None:
+        # What ends the reading is always told: callers must know that there is more in the file.
+        if len(self.findings) >= MAX_FINDINGS and not ends:
             return
         self.findings.append(
             Diagnostic(message=message, file=self.file, line=place.line, column=place.column, pointer=pointer)
@@ -206,7 +205,7 @@ class _Builder:
         mark = error.problem_mark or error.context_mark
         place = Position(mark.line + 1, mark.column + 1) if mark is not None else Position(1, 1)
         context = f" ({error.context})" if error.context else ""
-        self.report(f"expected YAML, got: {error.problem or 'something else'}{context}", place)
+        self.report(f"expected YAML, got: {error.problem or 'something else'}{context}", place, ends=True)
         if self._stack:
             # What was read of this document stays out: half a document must not be mistaken for a whole one.
             self._stack.clear()
@@ -229,12 +228,14 @@ class _Builder:
     def _count(self, place: Position) -> None:
         self._nodes += 1
         if self._nodes > MAX_NODES:
-            self.report(f"expected at most {MAX_NODES} values in a file, got more; split the file", place)
+            self.report(f"expected at most {MAX_NODES} values in a file, got more; split the file", place, ends=True)
             raise _StopReadingError
 
     def _start_document(self, event: yaml.DocumentStartEvent, place: Position) -> None:
         if len(self.documents) >= MAX_DOCUMENTS:
-            self.report(f"expected at most {MAX_DOCUMENTS} documents in a file, got more; split the file", place)
+            self.report(
+                f"expected at most {MAX_DOCUMENTS} documents in a file, got more; split the file", place, ends=True
+            )
             raise _StopReadingError
         if event.version or event.tags:
             self.report("expected no YAML directives, got one; remove the line that starts with %", place)
@@ -313,7 +314,7 @@ class _Builder:
 
     def _open(self, event: yaml.CollectionStartEvent, place: Position, pointer: str) -> None:
         if len(self._stack) >= MAX_DEPTH:
-            self.report(f"expected at most {MAX_DEPTH} levels, got more; make it flatter", place, pointer)
+            self.report(f"expected at most {MAX_DEPTH} levels, got more; make it flatter", place, ends=True)
             raise _StopReadingError
         container: dict[str, Json] | list[Json] = {} if isinstance(event, yaml.MappingStartEvent) else []
         self._stack.append(_Frame(pointer=pointer, container=container))

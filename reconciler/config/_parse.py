@@ -100,7 +100,9 @@ class _Parser:
         seen: set[str] = set()
         for index, item in enumerate(items):
             if item["name"] in seen:
-                self._report(f"expected each name once, got {item['name']!r} again; rename it", f"{pointer}/{index}/name")
+                self._report(
+                    f"expected each name once, got {item['name']!r} again; rename it", f"{pointer}/{index}/name"
+                )
             seen.add(item["name"])
 
     def _globs(self, items: list[str], pointer: str) -> None:
@@ -141,7 +143,9 @@ class _Parser:
         if fields["url"].startswith("ssh://"):
             for name in ("sshKeyFile", "knownHostsFile"):
                 if name not in auth:
-                    self._report(f"expected the field {name!r} for an ssh:// source, got none; add it", "/spec/source/auth")
+                    self._report(
+                        f"expected the field {name!r} for an ssh:// source, got none; add it", "/spec/source/auth"
+                    )
         seconds = self._seconds(fields, "/spec/source")
         return values.SourceConfig(
             url=fields["url"],
@@ -185,7 +189,9 @@ class _Parser:
         for index, item in enumerate(items):
             pointer = f"/spec/repositories/{index}"
             if item["name"] == "git":
-                self._report("expected another name, got 'git', which is packages/ of the same commit", f"{pointer}/name")
+                self._report(
+                    "expected another name, got 'git', which is packages/ of the same commit", f"{pointer}/name"
+                )
             if ("folder" in item) == ("https" in item):
                 self._report("expected either folder or https, got both or none", pointer)
             elif "folder" in item:
@@ -249,7 +255,9 @@ class _Parser:
         fields: Fields = item[way]
         root = fields.get("root")
         if root is not None and root not in roots:
-            self._report(f"expected the name of one of trust.roots, got {root!r}; add the root", f"{pointer}/{way}/root")
+            self._report(
+                f"expected the name of one of trust.roots, got {root!r}; add the root", f"{pointer}/{way}/root"
+            )
         if way == "certificate":
             return IdentityRule(
                 name=item["name"],

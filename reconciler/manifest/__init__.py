@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Manifests: bytes of a commit → validated values; every finding says file, line, column and JSON pointer.
+
+Pure: no input or output, no clock, no knowledge of the host beyond `HostFacts`. What needs a package (whether it has
+that program, whether it can honour that `proceedOn`) is checked in `plan`.
+"""
+
+from reconciler.manifest._chains import MAX_WAIT
+from reconciler.manifest._objects import check_package
+from reconciler.manifest._packages import parse_package
+from reconciler.manifest._parse import CHAINS_FOLDER, REPOSITORY_FILE, Validation, parse, parse_all
+from reconciler.manifest._select import hooks_meet, hosts_meet, interface_matches, selects
+
+__all__ = [
+    "CHAINS_FOLDER",
+    "MAX_WAIT",
+    "REPOSITORY_FILE",
+    "Validation",
+    "check_package",
+    "hooks_meet",
+    "hosts_meet",
+    "interface_matches",
+    "parse",
+    "parse_all",
+    "parse_package",
+    "selects",
+]

@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The files of one commit → what one host shall run, or every finding that concerns this host.
+
+Which findings concern a host: those about `reconciler.yaml` concern all; those about a file below chains/ concern the
+hosts that its new *or* its previous version selects. Where the new version's selector cannot be read, the previous one
+decides alone; a file that is new and cannot be read concerns every host. If the previous version could not be read
+either, this host has adopted it without minding, so it does not mind now. Nothing else stops a host.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+from reconciler import _documents
+from reconciler.errors import Diagnostic, ManifestError
+from reconciler.manifest._chains import ReadChain, check_head, read_chain
+from reconciler.manifest._select import hooks_meet, hosts_meet, selects
+from reconciler.model import MAX_CHAIN_MEMBERS, Chain, DesiredState, HookKind, HostFacts, TcHook, XdpHook
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+REPOSITORY_FILE = "reconciler.yaml"
+CHAINS_FOLDER = "chains/"
+SUFFIXES = (".yaml", ".yml")
+"""Files below chains/ that hold manifests."""
+IGNORED_SUFFIXES = (".md", ".txt")
+IGNORED_NAMES = frozenset({".gitkeep", ".gitignore", ".gitattributes", "CODEOWNERS", "OWNERS", "README"})
+"""Files below chains/ that may be there without being manifests; any other file is a finding, since it may be a
+manifest whose name was mistyped."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Validation:
+    """A repository, for every host.
+
+    Attributes:
+        repository: its name, None when it cannot be read.
+        chains: all that have no findings of their own, in the order of files and documents.
+    """
+
+    findings: tuple[Diagnostic, ...]
+    repository: str | None
+    allow_empty: bool
+    chains: tuple[Chain, ...]
+
+
+@dataclass(slots=True)
+class _File:
+    """A file below chains/ as read."""
+
+    findings: list[Diagnostic] = field(default_factory=list)
+    chains: list[ReadChain] = field(default_factory=list)
+    readable: bool = True
+    """Every selector of the file is known."""
+
+    def selects(self, host: HostFacts) -> bool:
+        return any(chain.selector is not None and selects(chain.selector, host) for chain in self.chains)
+
+
+def parse(
+    files: Mapping[str, bytes],
+    *,
+    host: HostFacts,
+    problems: tuple[Diagnostic, ...] = (),
+    previous: Mapping[str, bytes] | None = None,
+) -> DesiredState:
+    """What the commit wants on `host`.
+
+    Args:
+        files: path to content: `reconciler.yaml` and everything below `chains/`; other paths are passed over.
+        host: who this host is.
+        problems: what the reader of the Git tree could not give (links, files too large): such files are unreadable.
+        previous: the files of the commit that this host applied last, None at the first start.
+
+    Raises:
+        ManifestError: with every finding that concerns this host.
+    """
+    read = _read_files(files, problems)
+    findings = [problem for problem in problems if problem.file is None]
+    name, allow_empty, repository_findings = _read_repository(files, problems)
+    findings += repository_findings
+    for path, file in read.items():
+        if file.findings and _concerns(path, file, host, previous):
+            findings += file.findings
+    mine = [chain for chain in _chains(read) if selects(chain.chain.hosts, host)]
+    findings += _conflicts(mine)
+    findings += _empty(read, allow_empty=allow_empty)
+    if findings or name is None:
+        raise ManifestError(tuple(findings))
+    kinds = list(HookKind)
+    chains = sorted((chain.chain for chain in mine), key=lambda c: (kinds.index(c.hook.kind), c.priority, c.name))
+    return DesiredState(repository=name, chains=tuple(chains), allow_empty=allow_empty)
+
+
+def parse_all(files: Mapping[str, bytes], *, problems: tuple[Diagnostic, ...] = ()) -> Validation:
+    """The repository for every host, with every finding; what `validate` shows."""
+    read = _read_files(files, problems)
+    name, allow_empty, findings = _read_repository(files, problems)
+    findings += [problem for problem in problems if problem.file is None]
+    for file in read.values():
+        findings += file.findings
+    chains = list(_chains(read))
+    findings += _conflicts(chains)
+    findings += _empty(read, allow_empty=allow_empty)
+    return Validation(
+        findings=tuple(findings),
+        repository=name,
+        allow_empty=allow_empty,
+        chains=tuple(chain.chain for chain in chains),
+    )
+
+
+# --- files -------------------------------------------------------------------------------------------------
+
+
+def _read_repository(
+    files: Mapping[str, bytes], problems: tuple[Diagnostic, ...]
+) -> tuple[str | None, bool, list[Diagnostic]]:
+    findings = [problem for problem in problems if problem.file == REPOSITORY_FILE]
+    data = files.get(REPOSITORY_FILE)
+    if data is None:
+        if not findings:
+            message = "expected a document of kind Repository, got no such file; `reconciler init` writes one"
+            findings.append(Diagnostic(message=message, file=REPOSITORY_FILE))
+        return None, False, findings
+    documents, read_findings = _documents.read_documents(data, file=REPOSITORY_FILE)
+    findings += read_findings
+    for document in documents[1:]:
+        findings.append(document.finding("expected one document, got several; chains lie below chains/"))
+    for document in documents[:1]:
+        findings += check_head(document, "Repository") or _documents.validate(document, "Repository")
+    if findings:
+        return None, False, findings
+    value: Any = documents[0].value
+    return value["metadata"]["name"], value.get("spec", {}).get("allowEmpty", False), findings
+
+
+def _read_files(files: Mapping[str, bytes], problems: tuple[Diagnostic, ...]) -> dict[str, _File]:
+    """Every file below chains/, by path in order, also those that only a problem tells of."""
+    read = {path: _read_file(path, files[path]) for path in files if _is_manifest(path)}
+    for problem in problems:
+        if problem.file is not None and _is_manifest(problem.file):
+            file = read.setdefault(problem.file, _File())
+            file.findings.append(problem)
+            file.readable = False
+    return dict(sorted(read.items()))
+
+
+def _is_manifest(path: str) -> bool:
+    name = path.rpartition("/")[2]
+    return path.startswith(CHAINS_FOLDER) and name not in IGNORED_NAMES and not name.endswith(IGNORED_SUFFIXES)
+
+
+def _read_file(path: str, data: bytes) -> _File:
+    if not path.endswith(SUFFIXES):
+        message = f"expected a file that ends in {' or '.join(SUFFIXES)}, got another; rename it, or move it elsewhere"
+        return _File(findings=[Diagnostic(message=message, file=path)], readable=False)
+    documents, findings = _documents.read_documents(data, file=path)
+    chains = [read_chain(document) for document in documents]
+    return _File(
+        findings=[*findings, *(finding for chain in chains for finding in chain.findings)],
+        chains=chains,
+        # After an error of syntax there may be further documents that nobody has seen.
+        readable=bool(documents) and all(chain.selector for chain in chains) and not _cut_short(findings),
+    )
+
+
+def _cut_short(findings: Iterable[Diagnostic]) -> bool:
+    # Findings inside a document have a pointer; those about the file or its syntax have none.
+    return any(finding.pointer is None for finding in findings)
+
+
+def _concerns(path: str, file: _File, host: HostFacts, previous: Mapping[str, bytes] | None) -> bool:
+    if file.selects(host):
+        return True
+    if previous is None or path not in previous:
+        return not file.readable
+    return _read_file(path, previous[path]).selects(host)
+
+
+# --- rules between chains ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Placed:
+    """A chain and where it stands."""
+
+    chain: Chain
+    source: ReadChain
+
+    def finding(self, message: str, pointer: str) -> Diagnostic:
+        return self.source.document.finding(message, pointer)
+
+
+def _chains(read: Mapping[str, _File]) -> Iterable[_Placed]:
+    for file in read.values():
+        for source in file.chains:
+            if source.chain is not None:
+                yield _Placed(chain=source.chain, source=source)
+
+
+def _conflicts(chains: Iterable[_Placed]) -> list[Diagnostic]:
+    """Findings between two chains, each at the later one."""
+    placed = list(chains)
+    findings: list[Diagnostic] = []
+    first: dict[str, _Placed] = {}
+    for one in placed:
+        earlier = first.setdefault(one.chain.name, one)
+        if earlier is not one:
+            message = f"expected each chain name once, got {one.chain.name!r} again; it stands in {earlier.chain.file}"
+            findings.append(one.finding(f"{message} already; rename one", "/metadata/name"))
+    by_place: dict[tuple[HookKind, str], list[_Placed]] = {}
+    for one in placed:
+        by_place.setdefault((one.chain.hook.kind, one.chain.hook.netns), []).append(one)
+    for group in by_place.values():
+        for a, b in combinations(group, 2):
+            findings += _conflict(a, b)
+    return findings
+
+
+def _conflict(a: _Placed, b: _Placed) -> Iterable[Diagnostic]:
+    disagreements = list(_disagreements(a.chain, b.chain))
+    # Whether they can meet is the costly question, so it comes last.
+    if not disagreements or not hosts_meet(a.chain.hosts, b.chain.hosts) or not hooks_meet(a.chain.hook, b.chain.hook):
+        return
+    other = f"chain {a.chain.name!r} ({a.chain.file}), which can run on the same hook"
+    for pointer, message in disagreements:
+        yield b.finding(message.format(other=other), pointer)
+
+
+def _disagreements(a: Chain, b: Chain) -> Iterable[tuple[str, str]]:
+    if a.priority == b.priority:
+        yield "/spec/priority", f"expected another priority than that of {{other}}, got {b.priority} too; change one"
+    match a.hook, b.hook:
+        case XdpHook(mode=x), XdpHook(mode=y) if x is not y:
+            yield "/spec/hook", f"expected mode {str(x)!r} like {{other}}, got {str(y)!r}; make them agree"
+        case TcHook(end=x), TcHook(end=y) if x is not y:
+            yield "/spec/hook", f"expected end {str(x)!r} like {{other}}, got {str(y)!r}; make them agree"
+        case _:
+            pass
+    together = len(a.members) + len(b.members)
+    if together > MAX_CHAIN_MEMBERS:
+        yield "/spec/members", f"expected at most {MAX_CHAIN_MEMBERS} members with {{other}}, got {together}; drop some"
+
+
+def _empty(read: Mapping[str, _File], *, allow_empty: bool) -> list[Diagnostic]:
+    if allow_empty or any(file.chains or file.findings for file in read.values()):
+        return []
+    message = "expected at least one chain below chains/, got none; set spec.allowEmpty if every host shall detach all"
+    return [Diagnostic(message=message, file=REPOSITORY_FILE)]
