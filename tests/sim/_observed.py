@@ -80,7 +80,6 @@ class Observed(ForeignActivity):
                     netns_inode=device.netns,
                     ifindex=device.ifindex,
                     name=device.name,
-                    native_xdp=device.native,
                 )
                 for device in devices
             ),
@@ -102,15 +101,19 @@ class Observed(ForeignActivity):
         return any(fnmatch.fnmatchcase(device.name, glob) for glob in scope.interfaces.get(name, ()))
 
     def _own_points(self) -> list[HookPoint]:
+        """All hooks of the interfaces that hold something of ours."""
         pinned = set(self.pins.values())
         found = []
         for device in self.devices.values():
-            for kind in HookKind:
-                point = self.point_of(device, kind)
-                for seen in self.attachments(point):
-                    own = (PinKind.LINK, seen.link_id or 0) in pinned or (PinKind.PROGRAM, seen.program_id) in pinned
-                    if own and point not in found:
-                        found.append(point)
+            points = [self.point_of(device, kind) for kind in HookKind]
+            keys = [
+                key
+                for point in points
+                for seen in self.attachments(point)
+                for key in ((PinKind.LINK, seen.link_id or 0), (PinKind.PROGRAM, seen.program_id))
+            ]
+            if not pinned.isdisjoint(keys):
+                found += points
         return found
 
     def _own_maps(self) -> dict[int, ObservedMap]:
