@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From settings to what git needs to reach the source, and from what git prints to a reason.
+
+Secrets become lines of a configuration file in memory; nothing else here holds them. `explain` reads standard error
+(in the C locale) only to choose a reason; what it repeats is one line, redacted and without control characters.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import shlex
+from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote, urlsplit
+
+from reconciler.errors import ConfigError, SourceError
+from reconciler.source._git import Remote
+from reconciler.source._types import SourceMovedError, SourceRefusedError, SourceSettings
+from reconciler.source._url import RemoteUrl, check_url
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MAX_TOKEN_BYTES: Final = 16 << 10
+"""Bytes; tokens of identity providers reach a few KiB, request headers of common servers end at 8 to 16 KiB."""
+MAX_DETAIL: Final = 300
+"""Characters of git's own words that a message repeats."""
+
+_PLAIN_PATH: Final = re.compile(r"/[A-Za-z0-9._+=@/-]+")
+_USER_INFORMATION: Final = re.compile(r"(?<=://)[^/@\s]*@")
+
+# First match wins. Each pattern was seen with git 2.39 (GnuTLS) and OpenSSH 9.2, or stands in their sources.
+_REASONS: Final[tuple[tuple[str, str, str], ...]] = (
+    (
+        r"REMOTE HOST IDENTIFICATION HAS CHANGED|Host key verification failed|No .* host key is known",
+        "HostKeyRefused",
+        "the server's host key is not the one in the known hosts file",
+    ),
+    (r"UNPROTECTED PRIVATE KEY|bad permissions", "AuthenticationFailed", "the SSH key file must have mode 0600"),
+    (
+        r"SSL certificate|certificate verif|CAfile|server verification failed|SSL routines|gnutls_handshake|TLS"
+        r"|unable to access .*: SSL",
+        "TlsRefused",
+        "the server's certificate does not verify under the configured authorities",
+    ),
+    (
+        r"Authentication failed|could not read (Username|Password)|error: 40[137]\b|Permission denied"
+        r"|Too many authentication failures|Received HTTP code 407",
+        "AuthenticationFailed",
+        "the source refuses this host's credentials",
+    ),
+    (r"unable to update url base from redirection|error: 30\d\b|redirect", "RedirectRefused", "the source redirects"),
+    (r"error: 429\b", "SourceThrottled", "the source asks for fewer requests"),
+    (
+        r"not valid: is this a git repository|does not appear to be a git repository|[Rr]epository.*not found"
+        r"|error: 404\b|expected flush|bad line length|invalid server response|protocol error",
+        "NotARepository",
+        "there is no git repository at this URL",
+    ),
+    (r"dubious ownership", "OwnerRefused", "the repository belongs to another user; git refuses to read it"),
+    (r"mismatched algorithms", "ObjectFormatChanged", "the source changed its object format"),
+    (
+        r"couldn't find remote ref|no matching remote head",
+        "RefMissing",
+        "the ref is not at the source (any more)",
+    ),
+    (r"No space left on device|Disk quota exceeded", "DiskFull", "there is no space left for the repository"),
+    (
+        r"File too large|signal 25|signal 9|Out of memory|Cannot allocate|exceeds maximum allowed size|unable to mmap",
+        "SourceTooLarge",
+        "the source sends more than the limits allow",
+    ),
+    (
+        r"fsck error|index-pack failed|unpack-objects|invalid index-pack|did not send all necessary objects"
+        r"|pack has|bad object|missing (tree|blob|commit|necessary)|inflate|SHA1 COLLISION|unresolved delta",
+        "ObjectsRefused",
+        "the source sends objects that do not pass git's checks",
+    ),
+)
+_STALLED: Final = frozenset({"ObjectFormatChanged", "OwnerRefused", "ObjectsRefused"})
+
+
+def prepare(settings: SourceSettings) -> Remote:
+    """What a command needs to reach the source; files with secrets are read anew each time, so they may rotate.
+
+    Raises:
+        ConfigError: a URL or a combination that cannot work.
+        SourceError: a configured file cannot be read.
+    """
+    url = check_url(settings.url, allow_file=settings.allow_file)
+    environment: dict[str, str] = {}
+    lines: list[str] = []
+    secrets: list[str] = []
+    match url.scheme:
+        case "https":
+            _https(settings, url, lines, secrets)
+        case "ssh":
+            environment |= {"GIT_SSH_COMMAND": _ssh_command(settings), "GIT_SSH_VARIANT": "ssh"}
+        case "file":
+            pass
+    return Remote(
+        transport=url.scheme,
+        environment=environment,
+        config="".join(f"{line}\n" for line in lines).encode(),
+        secrets=tuple(secrets),
+        memory_bytes=settings.limits.memory_bytes,
+        file_bytes=settings.limits.pack_bytes,
+    )
+
+
+def explain(action: str, messages: bytes, code: int, remote: Remote | None) -> SourceError:
+    """The error for a command that failed.
+
+    Args:
+        action: what was tried, for example "poll refs/heads/main".
+        messages: the command's raw standard error.
+        code: its exit status.
+        remote: whose secrets are to be redacted.
+    """
+    text = messages.decode("utf-8", "backslashreplace")
+    for secret in sorted(remote.secrets if remote else (), key=len, reverse=True):
+        text = text.replace(secret, "***")
+    text = _USER_INFORMATION.sub("***@", text)
+    detail = _detail(text)
+    if code in (-9, -24, -25, 128 + 24, 128 + 25):  # SIGKILL, SIGXCPU, SIGXFSZ
+        return SourceError(f"{action}: ended by a limit on memory, time or size", reason="SourceTooLarge")
+    for pattern, reason, meaning in _REASONS:
+        if re.search(pattern, text):
+            kind = SourceRefusedError if reason in _STALLED else SourceError
+            return kind(f"{action}: {meaning}{detail}", reason=reason)
+    return SourceError(f"{action}: the source cannot be reached{detail} (git ended with {code})")
+
+
+def moved(expected: str, got: str) -> SourceMovedError:
+    """The ref moved between `ls-remote` and `fetch`."""
+    return SourceMovedError(f"fetch: expected commit {expected}, got {got}; the ref moved in between")
+
+
+def _detail(text: str) -> str:
+    # One line in git's or ssh's own words, not the remote's ("remote: ..."), without control characters.
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("remote:")]
+    chosen = next((line for line in lines if line.startswith(("fatal:", "error:", "ssh:"))), lines[-1] if lines else "")
+    clean = "".join(character if character.isprintable() else "?" for character in chosen)
+    return f" ({clean[:MAX_DETAIL]})" if clean else ""
+
+
+def _https(settings: SourceSettings, url: RemoteUrl, lines: list[str], secrets: list[str]) -> None:
+    auth = settings.auth
+    # Bound to this server, so that no other URL can ever receive it.
+    authority = url.host if url.port is None else f"{url.host}:{url.port}"
+    lines.append(f"[http {_quoted(f'https://{authority}/')}]")
+    if auth.token_file is not None:
+        header, values = _authorization(auth.token_file)
+        secrets += values
+        lines.append(f"\textraHeader = {_quoted(header)}")
+    if auth.ca_file is not None:
+        lines.append(f"\tsslCAInfo = {_quoted(_readable(auth.ca_file, 'caFile'))}")
+    if auth.client_cert_file is not None:
+        lines.append(f"\tsslCert = {_quoted(_readable(auth.client_cert_file, 'clientCertFile'))}")
+    if auth.client_key_file is not None:
+        lines.append(f"\tsslKey = {_quoted(_readable(auth.client_key_file, 'clientKeyFile'))}")
+    if auth.proxy is not None:
+        secrets += _proxy_secrets(auth.proxy)
+        lines.append(f"\tproxy = {_quoted(auth.proxy)}")
+
+
+def _authorization(path: Path) -> tuple[str, list[str]]:
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_TOKEN_BYTES + 1)
+    except OSError as error:
+        raise SourceError(
+            f"{path}: expected the token file: {error.strerror}", reason="AuthenticationFailed"
+        ) from error
+    token = content.decode("ascii", "replace").strip()
+    if not token or len(content) > MAX_TOKEN_BYTES or not all(" " <= character <= "~" for character in token):
+        raise SourceError(
+            f"{path}: expected one line, TOKEN, USER:TOKEN or Bearer TOKEN, of printable ASCII",
+            reason="AuthenticationFailed",
+        )
+    if token.startswith("Bearer "):
+        return f"Authorization: {token}", [token.removeprefix("Bearer ").strip()]
+    # What the common forges take: any user name with a token as the password.
+    pair = token if ":" in token else f"x-access-token:{token}"
+    encoded = base64.b64encode(pair.encode("ascii")).decode("ascii")
+    return f"Authorization: Basic {encoded}", [encoded, pair, pair.partition(":")[2]]
+
+
+def _proxy_secrets(proxy: str) -> list[str]:
+    try:
+        parts = urlsplit(proxy)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port is not None
+        password = parts.password
+    except ValueError:
+        valid, password = False, None
+    if not valid or not all("!" <= character <= "~" for character in proxy):
+        raise ConfigError("source auth: expected a proxy of the form http://[USER:PASSWORD@]HOST:PORT")
+    return [password, unquote(password)] if password else []
+
+
+def _ssh_command(settings: SourceSettings) -> str:
+    auth = settings.auth
+    if auth.proxy is not None:
+        raise ConfigError("source auth: a proxy is for https sources only, got it with ssh")
+    if auth.ssh_key_file is None or auth.known_hosts_file is None:
+        raise ConfigError("source auth: an ssh source needs sshKeyFile and knownHostsFile")
+    key = _readable(auth.ssh_key_file, "sshKeyFile")
+    hosts = _readable(auth.known_hosts_file, "knownHostsFile")
+    options = (
+        "BatchMode=yes",
+        "StrictHostKeyChecking=yes",
+        f"UserKnownHostsFile={hosts}",
+        "GlobalKnownHostsFile=/dev/null",
+        "UpdateHostKeys=no",
+        "VerifyHostKeyDNS=no",
+        "IdentitiesOnly=yes",
+        "IdentityAgent=none",
+        "PreferredAuthentications=publickey",
+        "ConnectTimeout=10",
+        "ServerAliveInterval=5",
+        "ServerAliveCountMax=4",
+        "ControlMaster=no",
+        "ControlPath=none",
+        "ForwardAgent=no",
+        "ForwardX11=no",
+        "ClearAllForwardings=yes",
+        "ProxyCommand=none",
+        "ProxyJump=none",
+        "PermitLocalCommand=no",
+        "CanonicalizeHostname=no",
+        "LogLevel=ERROR",
+    )
+    words = ["ssh", "-F", "none", "-i", key, *(f"-o{option}" for option in options)]
+    return " ".join(shlex.quote(word) for word in words)
+
+
+def _readable(path: Path, what: str) -> str:
+    # ssh splits some options at blanks and expands '%' and '~' in them, and git expands '~': so plain paths only.
+    text = str(path)
+    if not _PLAIN_PATH.fullmatch(text):
+        raise ConfigError(f"source auth: expected {what} as an absolute path of plain characters, got {text!a}")
+    try:
+        with path.open("rb"):
+            pass
+    except OSError as error:
+        raise SourceError(
+            f"{path}: expected to read {what}: {error.strerror}", reason="AuthenticationFailed"
+        ) from error
+    return text
+
+
+def _quoted(value: str) -> str:
+    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -1,0 +1,444 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The source against real servers: git over https with a CA of its own, and sshd."""
+
+from __future__ import annotations
+
+import base64
+import os
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from reconciler.errors import Disposition, SourceError
+from reconciler.source import Source, SourceAuth, SourceLimits, SourceSettings, open_source
+from tests.e2e.servers import (
+    Authority,
+    GitRepository,
+    HttpsServer,
+    SshServer,
+    cut,
+    files_https,
+    git_https,
+    only,
+    redirect,
+    ssh_key,
+    ssh_server,
+    stall,
+    status,
+    wait_until,
+)
+
+FILES: dict[str, bytes | tuple[str, str]] = {
+    "reconciler.yaml": b"kind: Repository\n",
+    "chains/edge.yaml": b"kind: Chain\n",
+}
+MAIN = "refs/heads/main"
+FORMATS = ("sha1", "sha256")
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> GitRepository:
+    repository = GitRepository(tmp_path / "repos" / "policy.git")
+    repository.commit(FILES)
+    return repository
+
+
+@pytest.fixture
+def https(repository: GitRepository, tmp_path: Path) -> Iterator[HttpsServer]:
+    with git_https(repository.path.parent, tmp_path / "https") as server:
+        yield server
+
+
+def over_https(server: HttpsServer, folder: Path, **changes: object) -> Source:
+    auth = SourceAuth(ca_file=server.ca_file)
+    return make(folder, server.url("policy.git"), auth, **changes)
+
+
+def make(folder: Path, url: str, auth: SourceAuth, **limits: object) -> Source:
+    settings = SourceSettings(url=url, ref=MAIN, auth=auth, allow_file=True, limits=SourceLimits(**limits))  # type: ignore[arg-type]
+    return open_source(settings, folder / "git")
+
+
+def refusal(source: Source, timeout: float = 0) -> SourceError:
+    with closing(source), pytest.raises(SourceError) as caught:
+        source.resolve()
+    return caught.value
+
+
+def children() -> set[int]:
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if int(fields[1]) == os.getpid() or int(fields[2]) in {os.getpid()}:
+                found.add(int(entry.name))
+    return found
+
+
+# --- what works --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("object_format", FORMATS)
+def test_https_with_a_token_resolves_fetches_and_reads(tmp_path: Path, object_format: str) -> None:
+    repository = GitRepository(tmp_path / "repos" / "policy.git", object_format=object_format)
+    first = repository.commit(FILES)
+    token = tmp_path / "token"
+    token.write_text("s3cret\n")
+    with git_https(repository.path.parent, tmp_path / "https") as server:
+        server.token = "s3cret"
+        auth = SourceAuth(ca_file=server.ca_file, token_file=token)
+        with closing(make(tmp_path, server.url("policy.git"), auth)) as source:
+            assert source.resolve() == first
+            source.fetch(first)
+            assert dict(source.checkout(first).files) == FILES
+            second = repository.commit({**FILES, "chains/b.yaml": b"b"})
+            assert source.resolve() == second
+            source.fetch(second)
+            assert source.checkout(second).files["chains/b.yaml"] == b"b"
+            assert source.new_commits(first, second) == (second,)
+
+
+@pytest.mark.parametrize("form", ["{token}", "robot:{token}", "Bearer {token}"])
+def test_the_token_file_may_hold_a_token_a_pair_or_a_bearer(https: HttpsServer, tmp_path: Path, form: str) -> None:
+    token = tmp_path / "token"
+    token.write_text(form.format(token="s3cret"))
+    https.token = "s3cret"
+    auth = SourceAuth(ca_file=https.ca_file, token_file=token)
+    with closing(make(tmp_path, https.url("policy.git"), auth)) as source:
+        assert len(source.resolve()) == 40
+
+
+@pytest.mark.parametrize("object_format", FORMATS)
+def test_ssh_resolves_fetches_and_reads(tmp_path: Path, object_format: str) -> None:
+    repository = GitRepository(tmp_path / "repos" / "policy.git", object_format=object_format)
+    head = repository.commit(FILES)
+    with ssh_server(repository.path.parent, tmp_path / "ssh") as server, closing(over_ssh(server, tmp_path)) as source:
+        assert source.resolve() == head
+        source.fetch(head)
+        assert dict(source.checkout(head).files) == FILES
+        assert source.probe(10)
+
+
+def over_ssh(server: SshServer, folder: Path, key: Path | None = None) -> Source:
+    auth = SourceAuth(ssh_key_file=key or server.key_file, known_hosts_file=server.known_hosts)
+    return make(folder, server.url("policy.git"), auth)
+
+
+def test_a_poll_is_one_connection_of_a_few_hundred_bytes_and_unchanged_means_no_fetch(
+    https: HttpsServer, repository: GitRepository, tmp_path: Path
+) -> None:
+    for number in range(300):
+        repository.commit(FILES, ref=f"refs/heads/other{number}", parents=(), tree=None)
+    with closing(over_https(https, tmp_path)) as source:
+        head = source.resolve()
+        assert [request.path.partition("/")[2] for request in https.requests] == [
+            "policy.git/info/refs?service=git-upload-pack",
+            "policy.git/git-upload-pack",
+        ]
+        source.fetch(head)
+        https.requests.clear()
+        source.fetch(head)
+        assert https.requests == []
+
+
+def test_a_client_certificate_is_presented(repository: GitRepository, tmp_path: Path) -> None:
+    with git_https(repository.path.parent, tmp_path / "https") as server:
+        certificate, key = server.authority.issue(tmp_path, "client", host="agent")
+        auth = SourceAuth(ca_file=server.ca_file, client_cert_file=certificate, client_key_file=key)
+        with closing(make(tmp_path, server.url("policy.git"), auth)) as source:
+            assert source.probe(10)
+
+
+# --- who is on the other side ------------------------------------------------------------------------------
+
+
+def test_another_authority_is_refused(https: HttpsServer, tmp_path: Path) -> None:
+    other = Authority.make(tmp_path, "other")
+    error = refusal(make(tmp_path, https.url("policy.git"), SourceAuth(ca_file=other.file)))
+    assert error.reason == "TlsRefused"
+    assert https.requests == []
+
+
+def test_a_private_server_is_refused_without_its_authority(https: HttpsServer, tmp_path: Path) -> None:
+    assert refusal(make(tmp_path, https.url("policy.git"), SourceAuth())).reason == "TlsRefused"
+
+
+@pytest.mark.parametrize(("host", "days"), [("elsewhere.example", (-1, 30)), ("localhost", (-30, -1))])
+def test_a_wrong_name_and_an_expired_certificate_are_refused(
+    repository: GitRepository, tmp_path: Path, host: str, days: tuple[int, int]
+) -> None:
+    authority = Authority.make(tmp_path, "mine")
+    certificate = authority.issue(tmp_path, "bad", host=host, days=days)
+    with git_https(repository.path.parent, tmp_path / "https", certificate=certificate) as server:
+        error = refusal(make(tmp_path, server.url("policy.git"), SourceAuth(ca_file=authority.file)))
+    assert error.reason == "TlsRefused"
+
+
+def test_a_wrong_token_is_refused_and_appears_nowhere(https: HttpsServer, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("wr0ng-t0ken")
+    https.token = "s3cret"
+    auth = SourceAuth(ca_file=https.ca_file, token_file=token)
+    error = refusal(make(tmp_path, https.url("policy.git"), auth))
+    assert error.reason == "AuthenticationFailed"
+    assert error.disposition is Disposition.BACKOFF
+    assert "wr0ng" not in str(error)
+
+
+def test_the_token_is_in_no_argument_list_and_no_environment(https: HttpsServer, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("s3cret-t0ken")
+    encoded = base64.b64encode(b"x-access-token:s3cret-t0ken")
+    https.fault = stall()
+    auth = SourceAuth(ca_file=https.ca_file, token_file=token)
+    with closing(make(tmp_path, https.url("policy.git"), auth)) as source:
+        thread = threading.Thread(target=source.probe, args=(20.0,))
+        # probe raises Cancelled at the end, which is what this thread is for
+        thread = threading.Thread(target=lambda: _quietly(source))
+        thread.start()
+        try:
+            assert wait_until(lambda: bool(https.requests))
+            seen = b"".join(_everything_visible(pid) for pid in _descendants(os.getpid()))
+        finally:
+            source.cancel()
+            thread.join()
+    assert b"ls-remote" in seen
+    assert b"s3cret" not in seen
+    assert encoded not in seen
+    assert https.requests[0].headers["Authorization"] == f"Basic {encoded.decode()}"
+
+
+def _quietly(source: Source) -> None:
+    with pytest.raises(SourceError, match="told to stop"):
+        source.probe(20)
+
+
+def _descendants(root: int) -> set[int]:
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+    found: set[int] = set()
+    grown = {root}
+    while grown:
+        grown = {pid for pid, parent in parents.items() if parent in grown} - found
+        found |= grown
+    return found
+
+
+def _everything_visible(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes() + Path(f"/proc/{pid}/environ").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
+
+
+@pytest.mark.parametrize("hosts", ["other", "empty", "unknown"])
+def test_ssh_refuses_a_host_key_that_is_not_the_known_one(
+    repository: GitRepository, tmp_path: Path, hosts: str
+) -> None:
+    with ssh_server(repository.path.parent, tmp_path / "ssh") as server:
+        key = ssh_key(tmp_path / "other_host")
+        other = " ".join(Path(f"{key}.pub").read_text().split()[:2])
+        server.known_hosts.write_text(
+            {"other": f"[127.0.0.1]:{server.port} {other}\n", "empty": "", "unknown": f"elsewhere {server.host_key}\n"}[
+                hosts
+            ]
+        )
+        error = refusal(over_ssh(server, tmp_path))
+        after = server.known_hosts.read_text()
+    assert error.reason == "HostKeyRefused"
+    assert server.host_key not in after or hosts == "unknown"
+
+
+def test_ssh_refuses_a_revoked_host_key(repository: GitRepository, tmp_path: Path) -> None:
+    with ssh_server(repository.path.parent, tmp_path / "ssh") as server:
+        server.known_hosts.write_text(server.known_hosts.read_text() + f"@revoked * {server.host_key}\n")
+        error = refusal(over_ssh(server, tmp_path))
+    assert error.reason == "HostKeyRefused"
+
+
+def test_ssh_takes_hashed_known_hosts(repository: GitRepository, tmp_path: Path) -> None:
+    import subprocess
+
+    with ssh_server(repository.path.parent, tmp_path / "ssh") as server:
+        subprocess.run(["ssh-keygen", "-H", "-f", str(server.known_hosts)], check=True, capture_output=True)
+        with closing(over_ssh(server, tmp_path)) as source:
+            assert source.probe(10)
+
+
+def test_ssh_with_a_key_that_the_server_does_not_know(repository: GitRepository, tmp_path: Path) -> None:
+    with ssh_server(repository.path.parent, tmp_path / "ssh") as server:
+        error = refusal(over_ssh(server, tmp_path, ssh_key(tmp_path / "stranger")))
+    assert error.reason == "AuthenticationFailed"
+
+
+def test_ssh_with_a_key_file_that_others_can_read(repository: GitRepository, tmp_path: Path) -> None:
+    with ssh_server(repository.path.parent, tmp_path / "ssh") as server:
+        server.key_file.chmod(0o644)
+        error = refusal(over_ssh(server, tmp_path))
+    assert error.reason == "AuthenticationFailed"
+    assert "0600" in str(error)
+
+
+# --- answers that are none ---------------------------------------------------------------------------------
+
+
+def test_a_redirect_is_refused_and_leaks_no_credentials(
+    https: HttpsServer, repository: GitRepository, tmp_path: Path
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("s3cret")
+    with git_https(repository.path.parent, tmp_path / "other") as other:
+        https.fault = redirect(lambda path: f"https://localhost:{other.port}{path}")
+        auth = SourceAuth(ca_file=https.ca_file, token_file=token)
+        error = refusal(make(tmp_path, https.url("policy.git"), auth))
+        assert other.requests == []
+    assert error.reason == "RedirectRefused"
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (401, "AuthenticationFailed"),
+        (403, "AuthenticationFailed"),
+        (404, "NotARepository"),
+        (429, "SourceThrottled"),
+        (500, "SourceUnavailable"),
+        (503, "SourceUnavailable"),
+    ],
+)
+def test_http_errors_have_reasons(https: HttpsServer, tmp_path: Path, code: int, reason: str) -> None:
+    https.fault = status(code, b"<html>\x1b[31mno</html>", Retry_After="1")
+    error = refusal(over_https(https, tmp_path))
+    assert error.reason == reason
+    assert "\x1b" not in str(error)
+    assert "<html>" not in str(error)
+
+
+def test_a_captive_portal_is_no_repository(https: HttpsServer, tmp_path: Path) -> None:
+    https.fault = status(200, b"<html>please log in</html>", Content_Type="text/html")
+    assert refusal(over_https(https, tmp_path)).reason == "NotARepository"
+
+
+def test_a_server_that_is_gone(repository: GitRepository, tmp_path: Path) -> None:
+    with git_https(repository.path.parent, tmp_path / "https") as server:
+        source = over_https(server, tmp_path)
+        head = source.resolve()
+        source.fetch(head)
+    with closing(source):
+        assert not source.probe(5)
+        with pytest.raises(SourceError) as caught:
+            source.resolve()
+        assert caught.value.reason == "SourceUnavailable"
+        # What was fetched can be read without the server.
+        assert source.checkout(head).files["reconciler.yaml"] == FILES["reconciler.yaml"]
+        source.promote(head)
+        assert source.applied() == head
+
+
+def test_a_server_that_stalls_is_left_after_the_timeout_with_all_processes(https: HttpsServer, tmp_path: Path) -> None:
+    https.fault = stall()
+    before = _descendants(os.getpid())
+    error = refusal(over_https(https, tmp_path, resolve_timeout=1.0))
+    assert error.reason == "SourceTimeout"
+    assert _descendants(os.getpid()) <= before
+
+
+def test_a_fetch_that_stalls_leaves_nothing_and_the_next_one_works(
+    https: HttpsServer, repository: GitRepository, tmp_path: Path
+) -> None:
+    with closing(over_https(https, tmp_path, fetch_timeout=1.0)) as source:
+        head = source.resolve()
+        https.fault = only("git-upload-pack$", stall())
+        with pytest.raises(SourceError) as caught:
+            source.fetch(head)
+        assert caught.value.reason == "SourceTimeout"
+        https.fault = None
+        source.fetch(head)
+        assert source.checkout(head).problems == ()
+
+
+def test_a_pack_that_breaks_off_leaves_nothing(https: HttpsServer, tmp_path: Path) -> None:
+    with closing(over_https(https, tmp_path)) as source:
+        head = source.resolve()
+        https.fault = only(
+            "git-upload-pack$", cut(b"0000000dpackfile\n0010\x01PACK\0\0\0\x02", "application/x-git-upload-pack-result")
+        )
+        with pytest.raises(SourceError):
+            source.fetch(head)
+        assert not list((tmp_path / "git" / "objects").rglob("tmp_*"))
+        assert source.applied() is None
+        https.fault = None
+        source.fetch(head)
+
+
+def test_probing_can_be_cancelled_from_another_thread(https: HttpsServer, tmp_path: Path) -> None:
+    https.fault = stall()
+    with closing(over_https(https, tmp_path)) as source:
+        thread = threading.Thread(target=lambda: _quietly(source))
+        thread.start()
+        assert wait_until(lambda: bool(https.requests))
+        began = time.monotonic()
+        source.cancel()
+        thread.join(10)
+        assert not thread.is_alive()
+        assert time.monotonic() - began < 20
+        with pytest.raises(SourceError, match="told to stop"):
+            source.resolve()
+
+
+def test_the_dumb_protocol_is_refused(repository: GitRepository, tmp_path: Path) -> None:
+    repository.git("update-server-info")
+    with files_https(repository.path.parent, tmp_path / "https") as server:
+        error = refusal(make(tmp_path, server.url("policy.git"), SourceAuth(ca_file=server.ca_file)))
+    assert error.reason == "NotARepository"
+
+
+def test_a_shallow_server_is_refused(repository: GitRepository, tmp_path: Path) -> None:
+    repository.commit({**FILES, "chains/b.yaml": b"b"})
+    shallow = tmp_path / "shallow" / "policy.git"
+    repository.git("clone", "--quiet", "--bare", "--depth=1", f"file://{repository.path}", str(shallow))
+    with git_https(shallow.parent, tmp_path / "https") as server, closing(over_https(server, tmp_path)) as source:
+        head = source.resolve()
+        with pytest.raises(SourceError) as caught:
+            source.fetch(head)
+    assert caught.value.reason == "ShallowSource"
+    assert not (tmp_path / "git" / "shallow").exists()
+
+
+def test_a_ref_that_is_gone_and_an_empty_repository(
+    https: HttpsServer, repository: GitRepository, tmp_path: Path
+) -> None:
+    repository.git("update-ref", "-d", MAIN)
+    error = refusal(over_https(https, tmp_path))
+    assert error.reason == "RefMissing"
+    # A longer name that ends like the ref is not the ref.
+    repository.commit(FILES, ref="refs/heads/x/refs/heads/main", parents=())
+    assert refusal(over_https(https, tmp_path)).reason == "RefMissing"
+
+
+def test_a_source_that_changes_its_object_format_is_refused(tmp_path: Path) -> None:
+    old = GitRepository(tmp_path / "repos" / "policy.git")
+    head = old.commit(FILES)
+    with git_https(old.path.parent, tmp_path / "https") as server, closing(over_https(server, tmp_path)) as source:
+        source.resolve()
+        source.fetch(head)
+        shutil.rmtree(old.path)
+        GitRepository(old.path, object_format="sha256").commit(FILES)
+        with pytest.raises(SourceError) as caught:
+            source.resolve()
+        assert caught.value.reason == "ObjectFormatChanged"
+        assert caught.value.disposition is Disposition.STALLED
+        assert source.checkout(head).problems == ()
