@@ -10,18 +10,20 @@ import ctypes
 import functools
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
 from ctypes import c_uint32, c_uint64
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import yaml
 
 from reconciler import elf
 from reconciler.kernel import _bpf, _libbpf
 from reconciler.model import STATS_COUNTERS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from types import TracebackType
 
 ROOT = Path(__file__).parents[2]
 BPF = ROOT / "bpf"
@@ -131,7 +133,9 @@ class Program:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._object.close()
 
     # --- maps ----------------------------------------------------------------------------------------------

@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The packages of bpf/ as such: the same bytes wherever they are compiled, and package.yaml that says what they hold."""
+"""The packages of bpf/ as such: the same bytes wherever they are compiled, a package.yaml that says what they hold."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from reconciler import elf
 from reconciler.model import MapRole
 from tests.kernel import progtest
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 CONTRACT = {"chain_proceed": 0, "chain_last": 1, "chain_end": 0, "chain_broken": 0}
 CAN_BE_LOCKED = {1, 2, 11}  # HASH, ARRAY, LPM_TRIE take BPF_F_RDONLY_PROG
@@ -20,7 +23,7 @@ CAN_BE_LOCKED = {1, 2, 11}  # HASH, ARRAY, LPM_TRIE take BPF_F_RDONLY_PROG
 def test_the_same_sources_give_the_same_bytes_in_another_folder(tmp_path: Path) -> None:
     progtest.build()
     shutil.copytree(progtest.BPF, tmp_path / "elsewhere" / "bpf")
-    command = ["make", "-s", "-C", tmp_path / "elsewhere" / "bpf", "objects", f"BUILD={tmp_path / 'out'}"]
+    command = ["make", "-s", "-C", str(tmp_path / "elsewhere" / "bpf"), "objects", f"BUILD={tmp_path / 'out'}"]
     subprocess.run(command, check=True, capture_output=True)
     for package in progtest.PACKAGES:
         again = (tmp_path / "out" / "bpf" / package / f"{package}.bpf.o").read_bytes()

@@ -3,12 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from contextlib import ExitStack
+from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests import packets
 from tests.kernel.progtest import TC_ACT_OK, TC_ACT_SHOT, TCX_NEXT, XDP_ABORTED, XDP_DROP, XDP_PASS, Program
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 SYN = packets.tcp4(443)
 OTHER = packets.udp4(9)
@@ -123,12 +128,12 @@ def test_without_bit_31_next_is_final_on_tc() -> None:
 
 
 def test_thirty_three_members_are_walked_to_the_end() -> None:
-    members = [wall(proceed=1 << XDP_PASS, last=number == 32, end=END_XDP, broken=BROKEN_XDP) for number in range(33)]
-    try:
-        for one, following in zip(members, members[1:], strict=False):
+    with ExitStack() as stack:
+        members = [
+            stack.enter_context(wall(proceed=1 << XDP_PASS, last=int(place == 33), end=END_XDP, broken=BROKEN_XDP))
+            for place in range(1, 34)
+        ]
+        for one, following in pairwise(members):
             one.join(following)
         assert members[0].verdict(packets.udp6(9)) == END_XDP
         assert all(each.stats()["passed"][0] == 1 for each in members)
-    finally:
-        for each in members:
-            each.__exit__(None, None, None)
