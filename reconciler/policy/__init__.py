@@ -8,10 +8,9 @@ widens any of this; all of it comes from the host's own configuration.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, assert_never
 
-from reconciler import manifest
+from reconciler._documents import parse_glob
 from reconciler.model import Attachment, AttachKind, HookPoint, Identity, RemovalMethod
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ def watched(secure: SecureConfig, point: HookPoint, declared: frozenset[tuple[in
     """
     if (point.netns_inode, point.ifindex) in declared:
         return True
-    return point.netns in secure.namespaces and manifest.interface_matches(secure.interfaces, point.interface)
+    return point.netns in secure.namespaces and any(_matches(glob, point.interface) for glob in secure.interfaces)
 
 
 def classify(
@@ -115,9 +114,13 @@ def tolerates(rule: Toleration, point: HookPoint, attachment: Attachment, progra
     if rule.attach:
         conditions.append(attachment.kind in rule.attach)
     if rule.program_name is not None:
-        conditions.append(program is not None and fnmatchcase(program.name, rule.program_name))
+        conditions.append(program is not None and _matches(rule.program_name, program.name))
     if rule.tag is not None:
         conditions.append(program is not None and program.tag == rule.tag)
     if rule.filter_name is not None:
-        conditions.append(attachment.name is not None and fnmatchcase(attachment.name, rule.filter_name))
+        conditions.append(attachment.name is not None and _matches(rule.filter_name, attachment.name))
     return bool(conditions) and all(conditions)
+
+
+def _matches(glob: str, text: str) -> bool:
+    return parse_glob(glob).matches(text)

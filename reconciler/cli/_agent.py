@@ -1,0 +1,317 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verbs that act on this host: plan, apply, run, status, history, suspend, resume, accept, teardown."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from reconciler import reconcile
+from reconciler._documents import parse_duration
+from reconciler.cli import _compose as compose
+from reconciler.cli._output import note, progress, say, say_json, say_plan, table
+from reconciler.errors import ExitCode, LockedError, ReconcilerError, StateError, StateVersionError
+from reconciler.kernel.watch import open_watches
+from reconciler.model import to_builtins
+from reconciler.sensor import ask, open_sensor
+from reconciler.state import read_history, read_status
+from reconciler.status import Status, clean, metrics, render, render_metrics
+
+if TYPE_CHECKING:
+    from reconciler.cli import Context
+    from reconciler.reconcile import Parts, PassResult
+
+AGENT_SECONDS = 600.0
+"""A pass may load, switch and check for minutes; the client waits as long."""
+
+
+@click.command()
+@click.option("--unsafe-trust-first-use", is_flag=True, help="Take the first head without source.minimumCommit.")
+@click.pass_obj
+def plan(context: Context, *, unsafe_trust_first_use: bool) -> int:
+    """Show what apply would do. Changes nothing. Exit 0: in sync, 2: changes or drift."""
+    answer = _ask(context, "plan", {})
+    if answer is None:
+        with _parts(context, unsafe_first_use=unsafe_trust_first_use) as parts, progress("planning"):
+            answer = reconcile.answer_of(reconcile.Pass(parts, reconcile.Request(dry_run=True)).run())
+    return _show(context, answer, plan_only=True)
+
+
+@click.command()
+@click.option("--confirm", metavar="DIGEST", help="Let this one plan exceed the guardrail.")
+@click.option("--unsafe-trust-first-use", is_flag=True, help="Take the first head without source.minimumCommit.")
+@click.pass_obj
+def apply(context: Context, *, confirm: str | None, unsafe_trust_first_use: bool) -> int:
+    """One pass: make this host as the repository declares it. Goes through the agent where one runs."""
+    with progress("applying"):
+        answer = _ask(context, "confirm" if confirm else "apply", {"digest": confirm} if confirm else {})
+        if answer is None:
+            with _parts(context, unsafe_first_use=unsafe_trust_first_use) as parts:
+                answer = reconcile.answer_of(reconcile.Pass(parts, reconcile.Request(confirm=confirm)).run())
+    return _show(context, answer)
+
+
+@click.command()
+@click.option("--unsafe-trust-first-use", is_flag=True, help="Take the first head without source.minimumCommit.")
+@click.pass_obj
+def run(context: Context, *, unsafe_trust_first_use: bool) -> int:
+    """The agent: poll, verify, reconcile, repair, until SIGTERM. Programs stay when it ends."""
+    config = context.config
+    control = Path(config.control_path)
+    with compose.open_parts(config, unsafe_first_use=unsafe_trust_first_use, emit=compose.emit_json) as parts:
+        sensor = open_sensor(control, mode=config.control.mode, group=config.control.group, watches=())
+        reporter = Reporter(parts)
+        try:
+            agent = reconcile.Agent(
+                parts,
+                sensor,
+                random=random.SystemRandom(),
+                machine=compose.machine_id(),
+                open_watches=open_watches,
+                report=reporter.report,
+            )
+            agent.run()
+        finally:
+            reporter.close()
+            sensor.close()
+    return ExitCode.OK
+
+
+class Reporter:
+    """After each pass: one event with the reason code, the metrics file, the metrics port."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+        self.server = None
+        listen = parts.config.metrics.listen
+        if listen is not None:
+            from reconciler.cli._metrics import MetricsServer  # noqa: PLC0415  # opt-in
+
+            self.server = MetricsServer(listen)
+
+    def report(self, result: PassResult) -> None:
+        """One pass ended."""
+        status = result.status
+        for warning in status.notes:
+            if warning.startswith("unsafe:"):
+                self.parts.emit({"time": status.at, "event": "warning", "message": warning})
+        self.parts.emit(
+            {
+                "time": status.at,
+                "event": "pass",
+                "reason": status.reason,
+                "exitCode": int(status.exit_code),
+                "message": clean(status.message, 1000),
+                "seconds": status.seconds,
+                "steps": status.steps,
+            }
+        )
+        textfile = self.parts.config.metrics.textfile
+        if textfile is None and self.server is None:
+            return
+        text = render_metrics(metrics(status, self._counters(result))).encode()
+        if self.server is not None:
+            self.server.publish(text)
+        if textfile is not None:
+            path = Path(textfile)
+            temporary = path.with_name(f".{path.name}.new")
+            try:
+                temporary.write_bytes(text)
+                temporary.replace(path)
+            except OSError as error:
+                self.parts.emit({"time": status.at, "event": "warning", "message": f"metrics: {error}"})
+
+    def _counters(self, result: PassResult) -> list[tuple[str, str, dict[str, tuple[int, int]]]]:
+        inventory = result.outcome.inventory if result.outcome else result.plan.inventory if result.plan else None
+        if inventory is None:
+            return []
+        used = {owned.generation for owned in inventory.attachments}
+        found: dict[tuple[str, str], dict[str, tuple[int, int]]] = {}
+        for generation in inventory.generations:
+            if generation.name not in used:
+                continue
+            try:
+                for stats in self.parts.kernel.stats(generation):
+                    found[stats.chain, stats.member] = dict(stats.counters)
+            except ReconcilerError as error:
+                self.parts.emit({"event": "warning", "message": f"metrics: {error}"})
+        return [(chain, member, counters) for (chain, member), counters in sorted(found.items())]
+
+    def close(self) -> None:
+        """End the metrics server."""
+        if self.server is not None:
+            self.server.close()
+
+
+@click.command()
+@click.option("--watch", is_flag=True, help="Show again every two seconds.")
+@click.pass_obj
+def status(context: Context, *, watch: bool) -> int:
+    """What the last pass found: verdict, commit, drift, and the next step. Exits with the last pass's code."""
+    while True:
+        code = _status_once(context)
+        if not watch:
+            return code
+        time.sleep(2)
+        click.clear()
+
+
+def _status_once(context: Context) -> int:
+    data = read_status(Path(context.config.paths.state))
+    if data is None:
+        say(f"no pass yet on this host; run `reconciler apply` (state in {context.config.paths.state})")
+        return ExitCode.CHANGES
+    try:
+        raw = msgspec.json.decode(data)
+        version = raw.get("version", 0) if isinstance(raw, dict) else 0
+        if version > 1:
+            raise StateVersionError(f"status.json: written in format {version}, this command reads up to 1")
+        current = msgspec.convert(raw, type=Status)
+    except msgspec.MsgspecError as error:
+        raise StateError(f"status.json: damaged ({error}); the next pass writes it again") from error
+    if context.output == "json":
+        say_json(current)
+    else:
+        say(render(current, datetime.now(UTC)))
+    return int(current.exit_code)
+
+
+@click.command()
+@click.option("--limit", "-n", default=20, show_default=True, help="Newest records.")
+@click.pass_obj
+def history(context: Context, *, limit: int) -> int:
+    """What happened on this host, newest last."""
+    records = read_history(Path(context.config.paths.state))[-limit:]
+    if context.output == "json":
+        say_json(records)
+        return ExitCode.OK
+    rows = []
+    for record in records:
+        rest = {key: value for key, value in record.items() if key not in ("time", "event", "commit")}
+        what = ", ".join(f"{key} {value}" for key, value in rest.items())
+        rows.append((str(record.get("time", ""))[:19], record.get("event", ""), str(record.get("commit", ""))[:12], what))
+    table(("TIME", "EVENT", "COMMIT", "WHAT"), rows)
+    return ExitCode.OK
+
+
+@click.command()
+@click.option("--reason", required=True, help="Why, for the record.")
+@click.option("--for", "duration", required=True, metavar="DURATION", help="For how long: 30m, 2h, 1d.")
+@click.pass_obj
+def suspend(context: Context, *, reason: str, duration: str) -> int:
+    """Take no new commits for a while. Repair and secure mode go on."""
+    try:
+        seconds = parse_duration(duration)
+    except ValueError as error:
+        raise click.UsageError(f"--for: {error}") from error
+    answer = _ask(context, "suspend", {"seconds": seconds, "reason": reason})
+    if answer is None:
+        with _parts(context) as parts:
+            made = reconcile.suspend(parts, seconds=seconds, reason=reason, by=_who())
+            note(f"suspended until {made.until}")
+            answer = reconcile.answer_of(reconcile.Pass(parts, reconcile.Request(poll=False)).run())
+    _show(context, answer)
+    return int(answer["exitCode"]) if "error" in answer else ExitCode.OK
+
+
+@click.command()
+@click.pass_obj
+def resume(context: Context) -> int:
+    """Take new commits again; after a teardown, put the chains back."""
+    answer = _ask(context, "resume", {})
+    if answer is None:
+        with _parts(context) as parts, progress("applying"):
+            reconcile.resume(parts, by=_who())
+            answer = reconcile.answer_of(reconcile.Pass(parts, reconcile.Request()).run())
+    return _show(context, answer)
+
+
+@click.command()
+@click.argument("commit")
+@click.option("--reason", required=True, help="Why, for the record.")
+@click.pass_obj
+def accept(context: Context, *, commit: str, reason: str) -> int:
+    """Take the head that is advertised now against history, fully verified, once, on record."""
+    answer = _ask(context, "accept", {"commit": commit, "reason": reason})
+    if answer is None:
+        with _parts(context) as parts, progress("applying"):
+            answer = reconcile.answer_of(reconcile.accept(parts, commit, reason=reason, by=_who()))
+    return _show(context, answer)
+
+
+@click.command()
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def teardown(context: Context, *, yes: bool) -> int:
+    """Take everything of ours off this host, and keep it off until resume."""
+    if not yes:
+        click.confirm("Take every program of the reconciler off this host?", abort=True)
+    answer = _ask(context, "teardown", {})
+    if answer is None:
+        with _parts(context) as parts, progress("detaching"):
+            made, outcome = reconcile.teardown(parts, by=_who())
+            answer = {"plan": {**to_builtins(made), "digest": made.digest}, "outcome": to_builtins(outcome), "exitCode": 0}
+            if outcome.failed is not None or outcome.survivors:
+                answer["exitCode"] = int(ExitCode.ERROR)
+    if context.output == "json":
+        say_json(answer)
+    elif "error" in answer:
+        note(f"error: {clean(str(answer['error']), 2000)}")
+    else:
+        say(f"{len(answer['outcome']['done'])} steps done; nothing of the reconciler is attached any more")
+        for item in answer["outcome"]["survivors"]:
+            note(f"left over: {clean(item['where'])}: {clean(item['message'])}")
+    return int(answer["exitCode"])
+
+
+# --- shared ------------------------------------------------------------------------------------------------
+
+
+def _parts(context: Context, *, unsafe_first_use: bool = False) -> Any:  # noqa: ANN401  # a context manager of Parts
+    return compose.open_parts(context.config, unsafe_first_use=unsafe_first_use, emit=compose.emit_nothing)
+
+
+def _ask(context: Context, verb: str, arguments: dict[str, Any]) -> dict[str, Any] | None:
+    """The running agent's answer, None when no agent runs."""
+    return ask(Path(context.config.control_path), verb, arguments, timeout=AGENT_SECONDS)
+
+
+def _who() -> str:
+    name = os.environ.get("SUDO_USER", "")
+    return f"uid {os.getuid()}" + (f" ({clean(name, 40)})" if name else "")
+
+
+def _show(context: Context, answer: dict[str, Any], *, plan_only: bool = False) -> int:
+    code = int(answer["exitCode"])
+    if context.output == "json":
+        say_json(answer["plan"] if plan_only and answer.get("plan") else answer)
+        return code
+    if "error" in answer:
+        note(f"error: {answer.get('reason', '')}: {clean(str(answer['error']), 2000)}")
+        return code
+    report = answer["status"]
+    if answer["plan"] is not None and (plan_only or answer["plan"]["steps"] or answer["plan"]["pending"]):
+        say_plan(answer["plan"])
+    outcome = answer.get("outcome")
+    if outcome and outcome["failed"]:
+        note(f"failed: {outcome['failed']['step']['step']}: {clean(outcome['failed']['message'], 2000)}")
+    for finding in report["findings"]:
+        if finding["exit_code"] != ExitCode.CHANGES:
+            note(f"{finding['reason']}: {clean(finding['message'], 2000)}")
+    for warning in report["notes"]:
+        if warning.startswith("unsafe:"):
+            note(f"warning: {clean(warning)}")
+    applied = report["applied"]
+    commit = f" at {applied['id'][:12]}" if applied else ""
+    say(f"{report['reason']}{commit}: {clean(report['message'], 200)}" if not plan_only or code not in (0, 2) else report["reason"])
+    return code
+
+
+__all__ = ["LockedError", "accept", "apply", "history", "plan", "resume", "run", "status", "suspend", "teardown"]

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All printing: tables and JSON on stdout, progress and errors on stderr, everything from outside cleaned."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from reconciler.model import ChangeKind, to_builtins
+from reconciler.status import clean
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from reconciler.errors import ReconcilerError
+    from reconciler.model import Plan
+
+PROGRESS_AFTER: Final = 1.0
+"""Seconds after which work says that it goes on, on a terminal only."""
+
+SIGNS: Final = {
+    ChangeKind.ADD: ("+", "green"),
+    ChangeKind.REPLACE: ("~", "yellow"),
+    ChangeKind.REMOVE: ("-", "red"),
+    ChangeKind.REPAIR: ("≠", "cyan"),
+    ChangeKind.EVICT: ("!", "magenta"),
+    ChangeKind.KEEP: (" ", None),
+}
+
+
+def say(text: str = "") -> None:
+    """A line for people, or nothing but our own words and cleaned ones."""
+    click.echo(text)
+
+
+def note(text: str) -> None:
+    """A line on stderr: progress and warnings."""
+    click.echo(text, err=True)
+
+
+def say_json(value: object) -> None:
+    """`value` as indented JSON; control characters are escaped by the format itself."""
+    click.echo(json.dumps(to_builtins(value), indent=2, ensure_ascii=True))
+
+
+def fail(error: ReconcilerError) -> int:
+    """Print an error with all its findings; returns the exit code."""
+    click.echo(f"{click.style('error', fg='red')}: {error.reason}", err=True)
+    for finding in error.diagnostics():
+        for line in str(finding).splitlines() or [""]:
+            click.echo(f"  {clean(line, 2000)}", err=True)
+    return int(error.exit_code)
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Columns as wide as their widest cell, two spaces between them; cells are cleaned."""
+    cells = [[clean(str(cell), 120) for cell in row] for row in rows]
+    widths = [max(len(row[index]) for row in [list(headers), *cells]) for index in range(len(headers))]
+    for number, row in enumerate([list(headers), *cells]):
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        click.echo(click.style(line, bold=True) if number == 0 else line)
+
+
+@contextmanager
+def progress(what: str) -> Iterator[None]:
+    """Say `what` on a terminal if it takes longer than a second; never when output is piped."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    timer = threading.Timer(PROGRESS_AFTER, lambda: click.echo(f"{what} …", err=True))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def say_plan(plan: Plan | dict[str, Any]) -> None:
+    """A plan as a reviewer reads it: changes, drift apart from them, what is pending, what the kernel forces."""
+    raw = plan if isinstance(plan, dict) else {**to_builtins(plan), "digest": plan.digest}
+    for change in raw["changes"]:
+        sign, colour = SIGNS[ChangeKind(change["kind"])]
+        who = f"{change['chain']}/{change['member']}" if change["chain"] else ""
+        parts = (change["where"].ljust(24), who.ljust(24), change["after"] or "", change["detail"])
+        say("  " + click.style(f"{sign} {'  '.join(clean(part) for part in parts if part)}", fg=colour))
+    for title, key in (("drift, not caused by a commit:", "drift"), ("pending:", "pending")):
+        if raw[key]:
+            say(title)
+            for item in raw[key]:
+                say(f"  {'! ' if item['critical'] else ''}{clean(item['where'])}: {clean(item['message'])}")
+    for text in raw["notes"]:
+        say(f"note: {clean(text)}")
+    say(_summary(raw))
+
+
+def _summary(raw: dict[str, Any]) -> str:
+    if not raw["steps"]:
+        return f"Plan: nothing to do ({len(raw['pending'])} pending)." if raw["pending"] else "Plan: nothing to do."
+    counts = {kind: sum(change["kind"] == kind.value for change in raw["changes"]) for kind in ChangeKind}
+    words = [
+        f"{counts[kind]} to {word}"
+        for kind, word in (
+            (ChangeKind.ADD, "add"),
+            (ChangeKind.REPLACE, "replace"),
+            (ChangeKind.REMOVE, "remove"),
+            (ChangeKind.REPAIR, "repair"),
+            (ChangeKind.EVICT, "evict"),
+        )
+        if counts[kind]
+    ]
+    guard = raw["guard"]
+    share = f", guardrail: {guard['removed']} of {guard['owned']} removed" if guard["removed"] else ""
+    return f"Plan: {', '.join(words) or 'clean-up only'} in {len(raw['steps'])} steps{share}. Digest {raw['digest'][:16]}"
