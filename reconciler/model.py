@@ -755,6 +755,7 @@ class OwnedAttachment:
         filter: for clsact only.
         mode: for XDP: the mode in which it was attached.
         made_qdisc: we created the clsact qdisc and may remove it when nothing else uses it.
+        gap: seconds without any program while a foreign occupant was displaced; for the report, not part of identity.
     """
 
     point: HookPoint
@@ -765,6 +766,7 @@ class OwnedAttachment:
     filter: FilterId | None = None
     mode: str | None = None
     made_qdisc: bool = False
+    gap: float | None = field(default=None, compare=False)
 
 
 INVENTORY_VERSION = 1
