@@ -4,6 +4,7 @@
 Shared by `config` and `manifest`; it knows nothing of either. It does no input or output but reading our own schemas.
 """
 
+from reconciler._documents._fields import Field, fields_of
 from reconciler._documents._glob import Glob, GlobError, parse_glob
 from reconciler._documents._schema import API_VERSION, one_of, schema_of, show, validate
 from reconciler._documents._text import parse_address, parse_duration, parse_share
@@ -12,10 +13,12 @@ from reconciler._documents._yaml import Document, Position, escape, read_documen
 __all__ = [
     "API_VERSION",
     "Document",
+    "Field",
     "Glob",
     "GlobError",
     "Position",
     "escape",
+    "fields_of",
     "one_of",
     "parse_address",
     "parse_duration",

@@ -14,18 +14,21 @@ import difflib
 import functools
 import json
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from reconciler._documents._yaml import MAX_FINDINGS, Document, escape
 from reconciler._resources import resource
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from jsonschema.exceptions import ValidationError
+    from jsonschema.protocols import Validator
 
     from reconciler.errors import Diagnostic
     from reconciler.model import Json
+
+Schema: TypeAlias = dict[str, Any]
 
 API_VERSION = "reconciler/v1alpha1"
 
@@ -43,21 +46,22 @@ _SHOWN = 60
 
 
 @functools.cache
-def schema_of(kind: str) -> dict[str, Any]:
+def schema_of(kind: str) -> Schema:
     """The schema of a kind (`Chain`, `Repository`, `Package`, `Config`, `Tolerations`) as JSON values."""
-    schema: dict[str, Any] = json.loads(resource("schema", f"v1alpha1/{kind.lower()}.schema.json"))
+    schema: Schema = json.loads(resource("schema", f"v1alpha1/{kind.lower()}.schema.json"))
     return schema
 
 
 @functools.cache
-def _validator(kind: str) -> Any:
+def _validator(kind: str) -> Validator:
     # jsonschema takes 60 ms to import: commands that read no document should not pay for it.
     from jsonschema import Draft202012Validator, validators  # noqa: PLC0415
 
     def is_integer(_checker: object, value: object) -> bool:
         return isinstance(value, int) and not isinstance(value, bool)
 
-    strict = validators.extend(
+    extend: Callable[..., type[Draft202012Validator]] = validators.extend
+    strict = extend(
         Draft202012Validator,
         validators={"pattern": _pattern},
         type_checker=Draft202012Validator.TYPE_CHECKER.redefine("integer", is_integer),
@@ -89,79 +93,112 @@ def validate(document: Document, kind: str) -> tuple[Diagnostic, ...]:
 
 
 def _explain(document: Document, error: ValidationError, pointer: str) -> list[Diagnostic]:
-    rule, limit, value = error.validator, error.validator_value, error.instance
+    rule = str(error.validator)
+    # What broke a rule, the rule's value and the schema around it; the rule decides about their types.
+    value: Any = error.instance
+    limit: Any = error.validator_value
+    schema: Schema = dict(error.schema) if isinstance(error.schema, dict) else {}
     if rule == "required":
         # jsonschema gives one error per missing field, but names it only in its message.
-        missing = [name for name in limit if name not in value and f"'{name}' is a required" in error.message]
+        missing = [name for name in limit if name not in value and error.message.startswith(f"{name!r} ")]
         if pointer in document.incomplete:
             return []
         return [document.finding(f"expected the field {name!r}, got none; add it", pointer) for name in missing]
     if rule == "additionalProperties":
-        return [_unknown(document, key, pointer, error.schema) for key in value if _is_extra(key, error.schema)]
+        known = schema.get("properties", {})
+        return [_unknown(document, f"{pointer}/{escape(key)}", key, known) for key in value if key not in known]
     if "propertyNames" in error.absolute_schema_path:
-        message = f"expected {_words(error.schema)} as key, got {show(value)}"
+        message = f"expected {_words(schema)} as key, got {show(value)}"
         return [document.finding(message, f"{pointer}/{escape(str(value))}", at_key=True)]
-    return [document.finding(_message(str(rule), limit, value, error.schema), pointer)]
+    words = _RULES.get(rule, _other_rule)
+    return [document.finding(f"expected {words(limit, value, schema)}", pointer)]
 
 
-def _is_extra(key: str, schema: Any) -> bool:
-    return key not in schema.get("properties", {})
-
-
-def _unknown(document: Document, key: str, pointer: str, schema: Any) -> Diagnostic:
-    known = sorted(schema.get("properties", {}))
+def _unknown(document: Document, pointer: str, key: str, known: Schema) -> Diagnostic:
     close = difflib.get_close_matches(key[:_SHOWN], known, n=1, cutoff=0.6)
-    hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(known)}"
-    message = f"expected a known field, got {show(key)}; {hint}"
-    return document.finding(message, f"{pointer}/{escape(key)}", at_key=True)
+    hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(sorted(known))}"
+    return document.finding(f"expected a known field, got {show(key)}; {hint}", pointer, at_key=True)
 
 
-def _words(schema: Any) -> str:
-    expected = schema.get("x-expected")
-    return expected if isinstance(expected, str) else f"text like {schema.get('pattern', '…')}"
+# --- one function per rule: what was expected, and what was got ---------------------------------------------
 
 
-def _message(rule: str, limit: Any, value: Json, schema: Any) -> str:
-    got = show(value)
-    match rule:
-        case "type":
-            names = limit if isinstance(limit, list) else [limit]
-            wanted = schema.get("x-expected") or " or ".join(_TYPES[name] for name in names)
-            quotes = "; put it in quotes" if names == ["string"] and not isinstance(value, (dict, list)) else ""
-            return f"expected {wanted}, got {_typed(value)}{quotes if value is not None else ''}"
-        case "enum":
-            return f"expected {one_of(limit)}, got {got}{_similar(value, limit)}"
-        case "const":
-            return f"expected {show(limit)}, got {got}"
-        case "pattern":
-            return f"expected {_words(schema)}, got {got}"
-        case "minimum":
-            return f"expected at least {limit}, got {got}"
-        case "maximum":
-            return f"expected at most {limit}, got {got}"
-        case "minLength":
-            return f"expected {schema.get('x-expected') or f'at least {limit} characters'}, got {got}"
-        case "maxLength":
-            return f"expected at most {limit} characters, got {len(str(value))}"
-        case "minItems" | "minProperties":
-            return f"expected at least {_count(limit)}, got {len(value)}"  # type: ignore[arg-type]  # a list or mapping
-        case "maxItems" | "maxProperties":
-            return f"expected at most {_count(limit)}, got {len(value)}"  # type: ignore[arg-type]  # a list or mapping
-        case "uniqueItems":
-            return "expected each item once, got one twice; remove it"
-        case "not":
-            return f"expected {schema.get('x-expected') or 'something else'}, got {got}"
-        case _:
-            return f"expected a value that satisfies {rule!r}, got {got}"
+def _words(schema: Schema) -> str:
+    return str(schema.get("x-expected") or f"text that matches {schema.get('pattern')}")
+
+
+def _wrong_type(limit: str | list[str], value: Json, schema: Schema) -> str:
+    names = limit if isinstance(limit, list) else [limit]
+    wanted = schema.get("x-expected") or " or ".join(_TYPES[name] for name in names)
+    # Numbers, true and false are text once they are quoted.
+    hint = "; put it in quotes" if names == ["string"] and isinstance(value, (bool, int, float)) else ""
+    return f"{wanted}, got {_typed(value)}{hint}"
+
+
+def _not_one_of(limit: list[Json], value: Json, _schema: Schema) -> str:
+    close = difflib.get_close_matches(str(value)[:_SHOWN], [str(item) for item in limit], n=1, cutoff=0.7)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return f"{one_of(limit)}, got {show(value)}{hint}"
+
+
+def _not_const(limit: Json, value: Json, _schema: Schema) -> str:
+    return f"{show(limit)}, got {show(value)}"
+
+
+def _no_match(_limit: str, value: Json, schema: Schema) -> str:
+    return f"{_words(schema)}, got {show(value)}"
+
+
+def _too_short(limit: int, value: Json, schema: Schema) -> str:
+    return f"{schema.get('x-expected') or f'at least {limit} characters'}, got {show(value)}"
+
+
+def _too_long(limit: int, value: str, _schema: Schema) -> str:
+    return f"at most {limit} characters, got {len(value)}"
+
+
+def _too_few(limit: int, value: list[Json], _schema: Schema) -> str:
+    return f"at least {_count(limit)}, got {len(value)}"
+
+
+def _too_many(limit: int, value: list[Json], _schema: Schema) -> str:
+    return f"at most {_count(limit)}, got {len(value)}"
+
+
+def _too_low(limit: float, value: Json, _schema: Schema) -> str:
+    return f"at least {limit}, got {show(value)}"
+
+
+def _too_high(limit: float, value: Json, _schema: Schema) -> str:
+    return f"at most {limit}, got {show(value)}"
+
+
+def _repeated(_limit: bool, _value: Json, _schema: Schema) -> str:  # noqa: FBT001 - the rule's value
+    return "each item once, got one twice; remove it"
+
+
+def _other_rule(limit: Json, value: Json, _schema: Schema) -> str:
+    return f"a value that keeps to {show(limit)}, got {show(value)}"
+
+
+_RULES: dict[str, Callable[[Any, Any, Schema], str]] = {
+    "type": _wrong_type,
+    "enum": _not_one_of,
+    "const": _not_const,
+    "pattern": _no_match,
+    "minLength": _too_short,
+    "maxLength": _too_long,
+    "minItems": _too_few,
+    "maxItems": _too_many,
+    "maxProperties": _too_many,
+    "minimum": _too_low,
+    "maximum": _too_high,
+    "uniqueItems": _repeated,
+}
 
 
 def _count(limit: int) -> str:
     return f"{limit} item" if limit == 1 else f"{limit} items"
-
-
-def _similar(value: Json, limit: list[Any]) -> str:
-    close = difflib.get_close_matches(str(value)[:_SHOWN], [str(item) for item in limit], n=1, cutoff=0.7)
-    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def one_of(values: list[Any] | tuple[Any, ...]) -> str:

@@ -21,14 +21,12 @@ import yaml
 from reconciler.errors import Diagnostic
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from reconciler.model import Json
 
 MAX_BYTES = 1 << 20
 """Bytes of one file; a declared deny list of 10,000 prefixes takes about half of it."""
 MAX_DEPTH = 24
-"""Collections inside collections; the deepest field of our schemas lies at 9, structs as map values go on from there."""
+"""Collections inside collections; the deepest fields of our schemas lie at 9, structs as map values go on there."""
 MAX_NODES = 200_000
 """Scalars and collections in one file."""
 MAX_DOCUMENTS = 1000
@@ -47,7 +45,8 @@ _CONSTANTS: dict[str, Json] = {"true": True, "false": False, "null": None, "": N
 # which show a reviewer another text than the one that is read (CVE-2021-42574).
 _FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufeff\u202a-\u202e\u2066-\u2069]")
 
-_PARSER: Any = getattr(yaml, "CParser", None)
+# libyaml's parser where PyYAML was built with it (its wheels are, and Debian's), else PyYAML's own, five times slower.
+_LOADER: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +114,7 @@ def read_documents(data: bytes, *, file: str) -> tuple[tuple[Document, ...], tup
         return (), findings
     builder = _Builder(file)
     try:
-        for event in _events(text):
+        for event in yaml.parse(text, Loader=_LOADER):
             builder.take(event)
     except yaml.MarkedYAMLError as error:
         builder.syntax_error(error)
@@ -126,18 +125,6 @@ def read_documents(data: bytes, *, file: str) -> tuple[tuple[Document, ...], tup
     if not builder.documents and not builder.findings:
         builder.report("expected at least one document, got an empty file; delete it or fill it", Position(1, 1))
     return tuple(builder.documents), tuple(builder.findings)
-
-
-def _events(text: str) -> Iterator[yaml.Event]:
-    if _PARSER is None:
-        yield from yaml.parse(text, Loader=yaml.SafeLoader)
-        return
-    parser = _PARSER(text)
-    try:
-        while parser.check_event():
-            yield parser.get_event()
-    finally:
-        parser.dispose()
 
 
 def _decode(data: bytes, file: str) -> tuple[str | None, tuple[Diagnostic, ...]]:
@@ -211,7 +198,8 @@ class _Builder:
             self._stack.clear()
 
     def take(self, event: yaml.Event) -> None:
-        place = Position(event.start_mark.line + 1, event.start_mark.column + 1)
+        mark = event.start_mark
+        place = Position(mark.line + 1, mark.column + 1) if mark is not None else Position(1, 1)
         match event:
             case yaml.DocumentStartEvent():
                 self._start_document(event, place)
@@ -263,11 +251,12 @@ class _Builder:
         if frame.drop_value:
             frame.drop_value = False
         else:
-            frame.key = self._key(frame, event, place)
-            frame.drop_value = frame.key is None
-            if frame.key is not None:
-                self._document.keys[f"{frame.pointer}/{escape(frame.key)}"] = place
+            key = self._key(frame, event, place)
+            if key is not None:
+                frame.key = key
+                self._document.keys[f"{frame.pointer}/{escape(key)}"] = place
                 return
+            frame.drop_value = True
         if isinstance(event, yaml.CollectionStartEvent):
             self._skip = 1
 
@@ -290,27 +279,31 @@ class _Builder:
         return f"{frame.pointer}/{part}"
 
     def _key(self, frame: _Frame, event: yaml.NodeEvent, place: Position) -> str | None:
+        """The key, None if it is refused."""
+        problem = None
         if not isinstance(event, yaml.ScalarEvent):
             what = "an alias" if isinstance(event, yaml.AliasEvent) else "a collection"
-            return self._refuse_key(f"expected text as key, got {what}", place, frame.pointer)
-        key: str = event.value
-        if event.anchor is not None or event.tag is not None:
-            return self._refuse_key("expected a key without anchor or tag, got one; remove it", place, frame.pointer)
-        if key == "<<" and event.implicit[0]:
-            return self._refuse_key("expected no merge keys, got <<; write the fields out", place, frame.pointer)
-        if _FORBIDDEN.search(key):
-            return self._refuse_key("expected printable text as key, got control characters", place, frame.pointer)
-        pointer = f"{frame.pointer}/{escape(key)}"
-        first = self._document.keys.get(pointer)
-        if first is not None:
+            problem = f"expected text as key, got {what}"
+        elif event.anchor is not None or event.tag is not None:
+            problem = "expected a key without anchor or tag, got one; remove it"
+        elif event.value == "<<" and event.implicit[0]:
+            problem = "expected no merge keys, got <<; write the fields out"
+        elif _FORBIDDEN.search(event.value):
+            problem = "expected printable text as key, got control characters"
+        else:
+            key: str = event.value
+            pointer = f"{frame.pointer}/{escape(key)}"
+            first = self._document.keys.get(pointer)
+            if first is None:
+                return key
             # It breaks its own pointer only, so the fields around it are still checked.
             message = f"expected each key once, got {key!r} again; it stands in line {first.line} already"
-            return self._refuse_key(message, place, pointer, repeated=True)
-        return key
-
-    def _refuse_key(self, message: str, place: Position, pointer: str, *, repeated: bool = False) -> None:
-        self.report(message, place, pointer)
-        (self._document.broken if repeated else self._document.incomplete).add(pointer)
+            self.report(message, place, pointer)
+            self._document.broken.add(pointer)
+            return None
+        self.report(problem, place, frame.pointer)
+        self._document.incomplete.add(frame.pointer)
+        return None
 
     def _open(self, event: yaml.CollectionStartEvent, place: Position, pointer: str) -> None:
         if len(self._stack) >= MAX_DEPTH:

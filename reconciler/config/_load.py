@@ -11,10 +11,13 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from reconciler.config._parse import parse_config
-from reconciler.config._values import Config
 from reconciler.errors import ConfigError, Diagnostic
+
+if TYPE_CHECKING:
+    from reconciler.config._values import Config
 
 MAX_FILE = 4 << 20
 """Bytes of a named file; sigstore's trusted_root.json has about 10 KiB."""
@@ -47,7 +50,7 @@ def _read(path: Path, owner: int) -> bytes:
             # A sticky folder such as /tmp is fine: others can add names to it, but not replace ours.
             _check(folder, folder.stat(), owner, sticky=True)
         # O_NONBLOCK: opening a FIFO must not hang; it is refused right after.
-        with open(os.open(real, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW), "rb") as file:
+        with os.fdopen(os.open(real, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW), "rb") as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 _refuse(path, "expected a regular file, got something else")

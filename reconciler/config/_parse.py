@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import posixpath
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -12,8 +11,8 @@ from urllib.parse import urlsplit
 from reconciler import _documents
 from reconciler._documents import GlobError, parse_address, parse_duration, parse_glob, parse_share
 from reconciler.config import _values as values
-from reconciler.config.signers import IdentityRule, KeyRule, Revoked, SignerRule
 from reconciler.config._tolerations import check_toleration, shipped_names, shipped_tolerations, toleration
+from reconciler.config.signers import IdentityRule, KeyRule, Revoked, SignerRule
 from reconciler.errors import ConfigError, Diagnostic
 
 if TYPE_CHECKING:
@@ -322,7 +321,7 @@ class _Parser:
 
     def _loopback(self, listen: str) -> None:
         try:
-            address: ipaddress.IPv4Address | ipaddress.IPv6Address = parse_address(listen)[0]
+            address = parse_address(listen)[0]
         except ValueError as error:
             self._report(str(error), "/spec/metrics/listen")
             return

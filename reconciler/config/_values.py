@@ -258,7 +258,7 @@ def _plain(value: object) -> Json:
         case bytes():
             return value.hex()
         case frozenset():
-            return sorted(map(str, value))
+            return [*sorted(map(str, value))]
         case list() | tuple():
             return [_plain(item) for item in value]
         case dict():

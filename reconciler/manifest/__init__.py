@@ -6,6 +6,7 @@ that program, whether it can honour that `proceedOn`) is checked in `plan`.
 """
 
 from reconciler.manifest._chains import MAX_WAIT
+from reconciler.manifest._explain import KINDS, explain
 from reconciler.manifest._objects import check_package
 from reconciler.manifest._packages import parse_package
 from reconciler.manifest._parse import CHAINS_FOLDER, REPOSITORY_FILE, Validation, parse, parse_all
@@ -13,10 +14,12 @@ from reconciler.manifest._select import hooks_meet, hosts_meet, interface_matche
 
 __all__ = [
     "CHAINS_FOLDER",
+    "KINDS",
     "MAX_WAIT",
     "REPOSITORY_FILE",
     "Validation",
     "check_package",
+    "explain",
     "hooks_meet",
     "hosts_meet",
     "interface_matches",

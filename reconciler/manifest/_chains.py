@@ -74,8 +74,10 @@ def read_chain(document: Document) -> ReadChain:
     rules.check()
     findings += tuple(rules.findings)
     bad = [finding.pointer or "" for finding in findings]
-    chain = None if findings or document.broken or document.incomplete else _chain(document)
-    return ReadChain(document=document, findings=findings, selector=_selector(document, bad), chain=chain)
+    selector = _selector(document, bad)
+    whole = not (findings or document.broken or document.incomplete)
+    chain = _chain(document, selector) if whole and selector is not None else None
+    return ReadChain(document=document, findings=findings, selector=selector, chain=chain)
 
 
 def check_head(document: Document, kind: str) -> tuple[Diagnostic, ...]:
@@ -134,7 +136,7 @@ class _Rules:
     def _report(self, message: str, pointer: str) -> None:
         self.findings.append(self._document.finding(message, pointer))
 
-    def _get(self, pointer: str) -> Any:
+    def _get(self, pointer: str) -> Any:  # noqa: ANN401 - whatever a document holds
         """The value at `pointer`, None if there is none or it has a finding, at or below it."""
         prefix = f"{pointer}/"
         if any(bad.startswith(prefix) for bad in self._bad) or self._document.within_broken(pointer):
@@ -254,13 +256,11 @@ def verdict_name(hook: str, verdict: str) -> str | None:
 # --- values ------------------------------------------------------------------------------------------------
 
 
-def _chain(document: Document) -> Chain:
+def _chain(document: Document, selector: HostSelector) -> Chain:
     """The value of a document without findings. Lists whose order has no meaning are sorted."""
     value: Any = document.value
     spec: Fields = value["spec"]
     hook = _hook(spec["hook"])
-    selector = _selector(document, [])
-    assert selector is not None
     return Chain(
         name=value["metadata"]["name"],
         hook=hook,

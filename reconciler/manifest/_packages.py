@@ -32,7 +32,7 @@ CONTRACT_GLOBALS = {
     "chain_end": True,
     "chain_broken": True,
 }
-"""The globals of the contract (docs/packages.md), each 4 bytes; True: signed. Set by the reconciler, never by manifests."""
+"""The globals of the contract (docs/packages.md), each 4 bytes; True: signed. The reconciler sets them."""
 
 
 def parse_package(data: bytes, *, file: str) -> PackageManifest:
