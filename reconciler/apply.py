@@ -61,7 +61,8 @@ EXPEDITE_FROM: Final = 8
 class Journal(Protocol):
     """Where intentions are made durable before they become facts."""
 
-    def journal(self, boot_id: str, event: str, **fields: object) -> None: ...
+    def journal(self, boot_id: str, event: str, **fields: object) -> None:
+        """Append one record and force it to disk. Raises StateError."""
 
 
 class HealthChecks(Protocol):
@@ -209,17 +210,16 @@ def _take_hook(run: _Run, step: Attach | Switch | ChangeMode) -> None:
     first = run.kernel.first_program(step.generation)
     before = run.attachments.get(step.point)
     run.journal.journal(run.boot_id, "intent", step=step)
-    match step:
-        case Attach():
-            owned = run.kernel.attach(step, first)
-            run.drained = run.drained and step.displace is None
-        case Switch():
-            owned = run.kernel.switch(step, first)
-            run.drained = False
-        case ChangeMode():
-            owned, gap = run.kernel.change_mode(step, first)
-            run.gaps[str(step.point)] = gap
-            run.drained = False
+    if isinstance(step, Attach):
+        owned = run.kernel.attach(step, first)
+        run.drained = run.drained and step.displace is None
+    elif isinstance(step, Switch):
+        owned = run.kernel.switch(step, first)
+        run.drained = False
+    else:
+        owned, gap = run.kernel.change_mode(step, first)
+        run.gaps[str(step.point)] = gap
+        run.drained = False
     if before is not None and before.made_qdisc:
         owned = replace(owned, made_qdisc=True)
     run.attachments[step.point] = owned

@@ -96,6 +96,7 @@ class InputError(ReconcilerError):
         super().__init__("\n".join(str(finding) for finding in self.findings), reason=reason)
 
     def diagnostics(self) -> tuple[Diagnostic, ...]:
+        """All findings, in the order of the input."""
         return self.findings
 
 

@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
 MAX_CHAIN_MEMBERS = 33
 """The kernel's MAX_TAIL_CALL_CNT (include/linux/bpf.h): 33 tail calls after the first program."""
@@ -36,6 +36,8 @@ class HookKind(enum.StrEnum):
 
 
 class XdpMode(enum.StrEnum):
+    """Where XDP runs: in the driver (native), in the stack (generic), or native if possible (auto)."""
+
     AUTO = "auto"
     NATIVE = "native"
     GENERIC = "generic"
@@ -76,6 +78,7 @@ class XdpHook:
 
     @property
     def kind(self) -> HookKind:
+        """The kind of hook."""
         return HookKind.XDP
 
 
@@ -91,6 +94,7 @@ class TcHook:
 
     @property
     def kind(self) -> HookKind:
+        """The kind of hook."""
         return HookKind.TC_INGRESS if self.direction == "ingress" else HookKind.TC_EGRESS
 
 
@@ -526,6 +530,7 @@ class Program:
 
     @property
     def identity(self) -> Identity:
+        """What tells this program from a later one with the same id."""
         return Identity(id=self.id, load_time=self.load_time)
 
 
@@ -540,6 +545,8 @@ class Link:
 
 
 class PinKind(enum.StrEnum):
+    """What is behind a pin."""
+
     PROGRAM = "program"
     MAP = "map"
     LINK = "link"
@@ -709,6 +716,8 @@ class Generation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedProgram:
+    """A program of a loaded generation."""
+
     pin: str
     identity: Identity
     chain: str
@@ -786,6 +795,7 @@ class Inventory:
 
     @property
     def empty(self) -> bool:
+        """Whether nothing is owned."""
         return not (self.generations or self.attachments or self.leftovers)
 
 
@@ -1009,6 +1019,8 @@ class Drift:
 
 
 class ChangeKind(enum.StrEnum):
+    """What happens to a member."""
+
     ADD = "add"
     REPLACE = "replace"
     REMOVE = "remove"
@@ -1072,6 +1084,8 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepFailure:
+    """A step that did not take effect, and why."""
+
     step: Step
     reason: str
     message: str
@@ -1107,7 +1121,7 @@ class Outcome:
 # === encoding ==============================================================================================
 
 
-def to_builtins(value: object) -> Any:
+def to_builtins(value: object) -> Any:  # noqa: ANN401  # any JSON value, as its callers know
     """`value` as dicts, lists, strings, numbers; bytes become hex text, mapping keys become text."""
     match value:
         case bytes():
@@ -1192,7 +1206,7 @@ class SourceRecord:
     """What this host knows of its source; `applied` is the watermark.
 
     Attributes:
-        applied: the last commit that was applied (or changed nothing here): no head that does not descend from it is taken.
+        applied: the watermark, the last commit applied or that changed nothing here: only its descendants are taken.
         state_digest: of the DesiredState that `applied` gave on this host.
         context: digest of policy, labels and configuration under which `seen` was last judged.
         contact: RFC 3339, when the source last answered.

@@ -17,13 +17,13 @@ import socket
 import struct
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from reconciler.errors import ConfigError, StateError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from pathlib import Path
     from types import FrameType
 
 MAX_REQUEST_BYTES: Final = 64 * 1024
@@ -42,9 +42,14 @@ SETTLE_SECONDS: Final = 0.05
 class Watch(Protocol):
     """A descriptor of `kernel` that becomes readable when something may have changed."""
 
-    def fileno(self) -> int: ...
-    def drain(self) -> None: ...
-    def close(self) -> None: ...
+    def fileno(self) -> int:
+        """The descriptor to wait for."""
+
+    def drain(self) -> None:
+        """Read and drop what came."""
+
+    def close(self) -> None:
+        """Release the descriptor."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,9 +98,11 @@ class Sensor:
         self._watches: list[Watch] = []
         self._signal_read, self._signal_write = socket.socketpair()
         for end in (self._signal_read, self._signal_write):
-            end.setblocking(False)
+            end.settimeout(0)
         self._old_wakeup = signal.set_wakeup_fd(self._signal_write.fileno(), warn_on_full_buffer=False)
-        self._old_handlers = {number: signal.signal(number, _ignore) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+        self._old_handlers = {
+            number: signal.signal(number, _ignore) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        }
         self._selector.register(self._signal_read, selectors.EVENT_READ)
         if listener is not None:
             self._selector.register(listener, selectors.EVENT_READ)
@@ -184,7 +191,7 @@ class Sensor:
         if len(self._clients) >= MAX_CLIENTS:
             connection.close()
             return
-        connection.setblocking(False)
+        connection.settimeout(0)
         self._clients[connection.fileno()] = _Client(connection, time.monotonic() + CLIENT_SECONDS)
         self._selector.register(connection, selectors.EVENT_READ)
 
@@ -204,7 +211,7 @@ class Sensor:
             return None
         self._selector.unregister(client.connection)
         del self._clients[fd]
-        client.connection.setblocking(True)
+        client.connection.settimeout(None)
         return _command(client)
 
     def _expire_clients(self) -> None:
@@ -262,7 +269,7 @@ def open_sensor(path: Path | None, *, mode: int, group: str | None, watches: Ite
             os.chown(path, -1, gid)
         path.chmod(mode)
         listener.listen(MAX_CLIENTS)
-        listener.setblocking(False)
+        listener.settimeout(0)
     except OSError as error:
         listener.close()
         raise StateError(f"cannot listen on {path}: {error.strerror}") from error

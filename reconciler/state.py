@@ -12,7 +12,6 @@ from __future__ import annotations
 import fcntl
 import os
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
@@ -35,6 +34,7 @@ from reconciler.model import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 T = TypeVar("T")
 
@@ -72,18 +72,23 @@ class State:
         return self._read("inventory.json", Inventory, INVENTORY_VERSION)
 
     def save_inventory(self, inventory: Inventory) -> None:
+        """Replace the inventory."""
         self._replace("inventory.json", encode_json(inventory))
 
     def source(self) -> SourceRecord:
+        """What is known of the source; an empty record when there is none."""
         return self._read("source.json", SourceRecord, STATE_VERSION) or SourceRecord()
 
     def save_source(self, record: SourceRecord) -> None:
+        """Replace it."""
         self._replace("source.json", encode_json(record))
 
     def control(self) -> ControlRecord:
+        """What operators decided; an empty record when nothing was."""
         return self._read("control.json", ControlRecord, STATE_VERSION) or ControlRecord()
 
     def save_control(self, record: ControlRecord) -> None:
+        """Replace it."""
         self._replace("control.json", encode_json(record))
 
     def save_status(self, text: bytes) -> None:
@@ -111,7 +116,7 @@ class State:
 
     # --- journal -----------------------------------------------------------------------------------------
 
-    def journal(self, boot_id: str, event: str, **fields: Any) -> None:
+    def journal(self, boot_id: str, event: str, **fields: object) -> None:
         """Append one record and force it to disk: what it names may exist from now on."""
         try:
             if self._journal is None:
@@ -120,7 +125,9 @@ class State:
             _write_all(self._journal, encode_json({"boot": boot_id, "event": event, **fields}) + b"\n")
             os.fsync(self._journal)
         except OSError as error:
-            raise StateError(f"cannot append to {self.directory / 'journal'}: {error.strerror}; check the disk") from error
+            raise StateError(
+                f"cannot append to {self.directory / 'journal'}: {error.strerror}; check the disk"
+            ) from error
 
     def clear_journal(self) -> None:
         """The inventory now holds all that the journal said."""
@@ -199,7 +206,9 @@ def read_file(path: Path) -> bytes | None:
     with os.fdopen(fd, "rb") as file:
         data = file.read(MAX_STATE_BYTES + 1)
     if len(data) > MAX_STATE_BYTES:
-        raise StateError(f"{path}: expected at most {MAX_STATE_BYTES} bytes, got more; it is not a file of this program")
+        raise StateError(
+            f"{path}: expected at most {MAX_STATE_BYTES} bytes, got more; it is not a file of this program"
+        )
     return data
 
 
@@ -214,9 +223,13 @@ def decode_record(data: bytes, kind: type[T], newest: int, name: str) -> T:
         raw = msgspec.json.decode(data)
         version = raw.get("version") if isinstance(raw, dict) else None
         if not isinstance(version, int):
-            raise StateError(f"{name}: expected a record with a version, got none; restore it or run `reconciler accept`")
+            raise StateError(
+                f"{name}: expected a record with a version, got none; restore it or run `reconciler accept`"
+            )
         if version > newest:
-            message = f"{name}: written in format {version}, this agent reads up to {newest}; install the newer agent again"
+            message = (
+                f"{name}: written in format {version}, this agent reads up to {newest}; install the newer agent again"
+            )
             raise StateVersionError(message)
         return msgspec.convert(raw, type=kind)
     except msgspec.MsgspecError as error:
@@ -241,11 +254,11 @@ def recover(inventory: Inventory, records: tuple[dict[str, Any], ...]) -> Invent
                 step = msgspec.convert(raw, type=Attach)
                 attachments[step.point] = candidate(step, attachments.get(step.point))
             case "intent", {"step": "switch"} as raw:
-                step = msgspec.convert(raw, type=Switch)
-                attachments[step.point] = candidate(step, attachments.get(step.point))
+                switch = msgspec.convert(raw, type=Switch)
+                attachments[switch.point] = candidate(switch, attachments.get(switch.point))
             case "intent", {"step": "change-mode"} as raw:
-                step = msgspec.convert(raw, type=ChangeMode)
-                attachments[step.point] = candidate(step, attachments.get(step.point))
+                change = msgspec.convert(raw, type=ChangeMode)
+                attachments[change.point] = candidate(change, attachments.get(change.point))
             case _:
                 pass
     ordered = tuple(attachments[point] for point in sorted(attachments))

@@ -8,9 +8,10 @@ is the verdict, and the others stay visible as findings. Text from outside is st
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterable, Iterator, Mapping  # noqa: TC003  # msgspec reads the annotations of Status
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from reconciler.errors import ExitCode
 from reconciler.model import (
@@ -21,9 +22,6 @@ from reconciler.model import (
     Refusal,
     Suspension,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
 
 EXIT_PRECEDENCE: Final = (
     ExitCode.SIGNATURE,
@@ -155,7 +153,9 @@ def _fit(line: str) -> str:
 
 
 def _lines(status: Status, now: datetime) -> Iterator[str]:
-    word = "IN SYNC" if status.exit_code == 0 else "NOT IN SYNC" if status.exit_code == ExitCode.CHANGES else "ATTENTION"
+    word = (
+        "IN SYNC" if status.exit_code == 0 else "NOT IN SYNC" if status.exit_code == ExitCode.CHANGES else "ATTENTION"
+    )
     yield f"{word}  {status.host}  {status.reason}: {status.message}"
     applied = status.applied
     if applied is None:
@@ -170,7 +170,8 @@ def _lines(status: Status, now: datetime) -> Iterator[str]:
     yield f"source     last answered {contact}{poll}"
     suspended = f", suspended until {status.suspension.until}: {status.suspension.reason}" if status.suspension else ""
     yield f"mode       secure mode {status.mode}, policy {status.policy[:12]}{suspended}"
-    yield f"chains     {status.chains - status.chains_pending} of {status.chains} in sync on {status.hooks} hooks, state {status.state_digest[:12]}"
+    synced = status.chains - status.chains_pending
+    yield f"chains     {synced} of {status.chains} in sync on {status.hooks} hooks, state {status.state_digest[:12]}"
     drift = [*status.drift, *status.pending]
     if drift:
         yield f"drift      {len(drift)}: {drift[0].where}: {drift[0].message}"
@@ -223,7 +224,9 @@ def metrics(status: Status, counters: Iterable[tuple[str, str, Mapping[str, tupl
             packets.append((labels, count))
             octets.append((labels, size))
     return (
-        _gauge("reconciler_in_sync", "1 when the last pass found or made everything as declared", status.exit_code == 0),
+        _gauge(
+            "reconciler_in_sync", "1 when the last pass found or made everything as declared", status.exit_code == 0
+        ),
         Metric(
             name="reconciler_pass_reason",
             help="the reason code of the last pass",
@@ -245,8 +248,15 @@ def metrics(status: Status, counters: Iterable[tuple[str, str, Mapping[str, tupl
         ),
         _gauge("reconciler_suspended", "1 while new commits are suspended", status.suspension is not None),
         _gauge("reconciler_expedited", "1 when the last pass used expedited grace periods", status.expedited),
-        Metric(name="reconciler_packets_total", help="packets by member and verdict", kind="counter", samples=tuple(packets)),
-        Metric(name="reconciler_bytes_total", help="bytes by member and verdict", kind="counter", samples=tuple(octets)),
+        Metric(
+            name="reconciler_packets_total",
+            help="packets by member and verdict",
+            kind="counter",
+            samples=tuple(packets),
+        ),
+        Metric(
+            name="reconciler_bytes_total", help="bytes by member and verdict", kind="counter", samples=tuple(octets)
+        ),
     )
 
 

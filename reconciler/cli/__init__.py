@@ -75,7 +75,39 @@ class _Verbs(click.Group):
             return None
         module = importlib.import_module(f"reconciler.cli.{VERBS[cmd_name]}")
         command: click.Command = getattr(module, cmd_name)
+        taken = {name for parameter in command.params for name in parameter.opts}
+        command.params += [option for option in _shared_options() if not taken.intersection(option.opts)]
         return command
+
+
+def _shared_options() -> list[click.Option]:
+    """`-o` and `-c` may stand before or after the verb."""
+
+    def set_output(ctx: click.Context, _: click.Parameter, value: Literal["table", "json"] | None) -> None:
+        if value is not None:
+            ctx.obj.output = value
+
+    def set_config(ctx: click.Context, _: click.Parameter, value: str | None) -> None:
+        if value is not None:
+            ctx.obj.config_path = value
+
+    output = click.Option(
+        ["-o", "--output"],
+        type=click.Choice(["table", "json"]),
+        expose_value=False,
+        is_eager=True,
+        callback=set_output,
+        help="How results are printed.",
+    )
+    config = click.Option(
+        ["-c", "--config"],
+        metavar="PATH",
+        expose_value=False,
+        is_eager=True,
+        callback=set_config,
+        help="The host's configuration.",
+    )
+    return [output, config]
 
 
 @click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})

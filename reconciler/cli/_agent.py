@@ -196,7 +196,9 @@ def history(context: Context, *, limit: int) -> int:
     for record in records:
         rest = {key: value for key, value in record.items() if key not in ("time", "event", "commit")}
         what = ", ".join(f"{key} {value}" for key, value in rest.items())
-        rows.append((str(record.get("time", ""))[:19], record.get("event", ""), str(record.get("commit", ""))[:12], what))
+        rows.append(
+            (str(record.get("time", ""))[:19], record.get("event", ""), str(record.get("commit", ""))[:12], what)
+        )
     table(("TIME", "EVENT", "COMMIT", "WHAT"), rows)
     return ExitCode.OK
 
@@ -257,7 +259,11 @@ def teardown(context: Context, *, yes: bool) -> int:
     if answer is None:
         with _parts(context) as parts, progress("detaching"):
             made, outcome = reconcile.teardown(parts, by=_who())
-            answer = {"plan": {**to_builtins(made), "digest": made.digest}, "outcome": to_builtins(outcome), "exitCode": 0}
+            answer = {
+                "plan": {**to_builtins(made), "digest": made.digest},
+                "outcome": to_builtins(outcome),
+                "exitCode": 0,
+            }
             if outcome.failed is not None or outcome.survivors:
                 answer["exitCode"] = int(ExitCode.ERROR)
     if context.output == "json":
@@ -310,7 +316,11 @@ def _show(context: Context, answer: dict[str, Any], *, plan_only: bool = False) 
             note(f"warning: {clean(warning)}")
     applied = report["applied"]
     commit = f" at {applied['id'][:12]}" if applied else ""
-    say(f"{report['reason']}{commit}: {clean(report['message'], 200)}" if not plan_only or code not in (0, 2) else report["reason"])
+    say(
+        f"{report['reason']}{commit}: {clean(report['message'], 200)}"
+        if not plan_only or code not in (0, 2)
+        else report["reason"]
+    )
     return code
 
 

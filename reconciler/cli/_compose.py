@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from reconciler.config import load_config, trust_digest
 from reconciler.config import FolderRepository as FolderConfig
+from reconciler.config import load_config, trust_digest
 from reconciler.errors import NotSupportedError
 from reconciler.kernel.linux import LinuxKernel
 from reconciler.model import HostFacts

@@ -22,7 +22,7 @@ class MetricsServer:
 
             def do_GET(self) -> None:
                 found = self.path == "/metrics"
-                body = outer._text if found else b"see /metrics\n"  # noqa: SLF001  # the server is its handler's owner
+                body = outer._text if found else b"see /metrics\n"  # the server is its handler's owner
                 self.send_response(200 if found else 404)
                 self.send_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
                 self.send_header("Content-Length", str(len(body)))

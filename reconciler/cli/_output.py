@@ -116,4 +116,6 @@ def _summary(raw: dict[str, Any]) -> str:
     ]
     guard = raw["guard"]
     share = f", guardrail: {guard['removed']} of {guard['owned']} removed" if guard["removed"] else ""
-    return f"Plan: {', '.join(words) or 'clean-up only'} in {len(raw['steps'])} steps{share}. Digest {raw['digest'][:16]}"
+    return (
+        f"Plan: {', '.join(words) or 'clean-up only'} in {len(raw['steps'])} steps{share}. Digest {raw['digest'][:16]}"
+    )

@@ -16,10 +16,8 @@ creates it returns; the main thread never changes its network namespace.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from reconciler.model import (
     Attach,
@@ -39,6 +37,10 @@ from reconciler.model import (
     Snapshot,
     Switch,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from contextlib import AbstractContextManager
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

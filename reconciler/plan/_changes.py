@@ -28,7 +28,11 @@ def changes_of(targets: Targets, observed: Observed, planner: HookPlanner, evict
         if isinstance(step, Evict):
             lines.append(
                 Change(
-                    kind=ChangeKind.EVICT, where=str(step.point), chain="", member="", detail=f"{step.reason} → {step.method}"
+                    kind=ChangeKind.EVICT,
+                    where=str(step.point),
+                    chain="",
+                    member="",
+                    detail=f"{step.reason} → {step.method}",
                 )
             )
     return tuple(lines)
@@ -50,7 +54,12 @@ def _hook(target: Target, current: Current | None, observed: Observed) -> Iterat
         else:
             kind = ChangeKind.REPLACE if who in before else ChangeKind.ADD
         yield Change(
-            kind=kind, where=str(target.point), chain=load.chain, member=load.member, detail=_detail(load), after=packages[who]
+            kind=kind,
+            where=str(target.point),
+            chain=load.chain,
+            member=load.member,
+            detail=_detail(load),
+            after=packages[who],
         )
     for who in before:
         if who not in packages:
@@ -60,7 +69,11 @@ def _hook(target: Target, current: Current | None, observed: Observed) -> Iterat
 def _left(current: Current, observed: Observed) -> Iterator[Change]:
     for chain, member in _members(current, observed):
         yield Change(
-            kind=ChangeKind.REMOVE, where=str(current.point), chain=chain, member=member, detail="no chain declares it here"
+            kind=ChangeKind.REMOVE,
+            where=str(current.point),
+            chain=chain,
+            member=member,
+            detail="no chain declares it here",
         )
 
 

@@ -103,9 +103,7 @@ def compile_chains(
             member=member,
             point=point,
             package=packages[member.package.digest],
-            last=position == len(flat) - 1,
-            broken=broken,
-            pointer=where,
+            place=_Place(last=position == len(flat) - 1, broken=broken, pointer=where),
         )
         load = compiler.load(features)
         findings += compiler.findings
@@ -114,7 +112,9 @@ def compile_chains(
             sections.setdefault(compiler.section, f"{chain.name}/{member.name}")
     if len(sections) > 1:
         places = ", ".join(f'{who} is in section "{section}"' for section, who in sorted(sections.items()))
-        findings.append(_finding(chains[0], "/spec/members", f"expected all members of a hook in one section, got: {places}"))
+        findings.append(
+            _finding(chains[0], "/spec/members", f"expected all members of a hook in one section, got: {places}")
+        )
     if findings:
         return None, tuple(findings)
     kind = point.kind
@@ -125,7 +125,8 @@ def compile_chains(
 def _joint_findings(chains: tuple[Chain, ...], total: int) -> Iterator[Diagnostic]:
     if total > MAX_CHAIN_MEMBERS:
         names = ", ".join(chain.name for chain in chains)
-        message = f"expected at most {MAX_CHAIN_MEMBERS} members on one hook (the kernel's tail-call limit), got {total} in {names}"
+        limit = f"{MAX_CHAIN_MEMBERS} members on one hook (the kernel's tail-call limit)"
+        message = f"expected at most {limit}, got {total} in {names}"
         yield _finding(chains[-1], "/spec/members", message)
     first = chains[0]
     for other in chains[1:]:
@@ -161,19 +162,34 @@ def verdicts(kind: HookKind) -> Mapping[str, int]:
     return {**TC_VERDICTS, **{alias: TC_VERDICTS[name] for alias, name in TC_ALIASES.items()}}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Place:
+    """Where a member stands: whether anything follows it on the hook, and where in its manifest it is written."""
+
+    last: bool
+    broken: OnBroken
+    pointer: str
+
+
 class _MemberCompiler:
     """One member to one `MemberLoad`; collects every finding instead of stopping at the first."""
 
     def __init__(
-        self, *, chain: Chain, member: Member, point: HookPoint, package: Package, last: bool, broken: OnBroken, pointer: str
+        self,
+        *,
+        chain: Chain,
+        member: Member,
+        point: HookPoint,
+        package: Package,
+        place: _Place,
     ) -> None:
         self.chain = chain
         self.member = member
         self.point = point
         self.package = package
-        self.last = last
-        self.broken = broken
-        self.pointer = pointer
+        self.last = place.last
+        self.broken = place.broken
+        self.pointer = place.pointer
         self.findings: list[Diagnostic] = []
         self.section = ""
 
@@ -185,7 +201,10 @@ class _MemberCompiler:
         program = next((spec for spec in self.package.manifest.programs if spec.name == self.member.program), None)
         if program is None:
             known = ", ".join(spec.name for spec in self.package.manifest.programs)
-            self.fail(f"expected a program of package {self.package.ref.name} ({known}), got {self.member.program}", "/program")
+            self.fail(
+                f"expected a program of package {self.package.ref.name} ({known}), got {self.member.program}",
+                "/program",
+            )
             return None
         self._check_program(program, features)
         try:
@@ -213,17 +232,27 @@ class _MemberCompiler:
     def _check_program(self, program: ProgramSpec, features: Features) -> None:
         if self.point.kind not in program.hooks:
             allowed = ", ".join(program.hooks)
-            self.fail(f"expected a program for {self.point.kind}, got {program.name}, which is for {allowed}", "/program")
+            self.fail(
+                f"expected a program for {self.point.kind}, got {program.name}, which is for {allowed}", "/program"
+            )
         for feature in self.package.manifest.features:
             if features.get(feature) is Support.NO:
-                self.fail(f"package {self.package.ref.name} needs the kernel feature {feature}, which this host lacks", "/package")
+                self.fail(
+                    f"package {self.package.ref.name} needs the kernel feature {feature}, which this host lacks",
+                    "/package",
+                )
         if program.contract:
             return
         if not self.last:
-            self.fail(f"program {program.name} does not follow the chain contract, so it can only be the last member", "/program")
+            self.fail(
+                f"program {program.name} does not follow the chain contract, so it can only be the last member",
+                "/program",
+            )
         if self.member.proceed_on is not None and set(self.member.proceed_on) != set(program.proceed_on):
             declared = ", ".join(program.proceed_on)
-            self.fail(f"expected the package's own proceedOn ({declared}), got another that it cannot honour", "/proceedOn")
+            self.fail(
+                f"expected the package's own proceedOn ({declared}), got another that it cannot honour", "/proceedOn"
+            )
 
     # --- globals -----------------------------------------------------------------------------------------
 
@@ -232,7 +261,9 @@ class _MemberCompiler:
         for name in self.member.params:
             if name not in specs:
                 known = ", ".join(sorted(specs)) or "none"
-                self.fail(f"expected a parameter of package {self.package.ref.name} ({known}), got {name}", f"/params/{name}")
+                self.fail(
+                    f"expected a parameter of package {self.package.ref.name} ({known}), got {name}", f"/params/{name}"
+                )
         for spec in specs.values():
             value = self._param(obj, spec)
             if value is not None:
@@ -281,7 +312,9 @@ class _MemberCompiler:
         mask = 0
         for index, name in enumerate(names):
             if name not in known:
-                self.fail(f"expected a verdict of {self.point.kind} ({', '.join(known)}), got {name}", f"/proceedOn/{index}")
+                self.fail(
+                    f"expected a verdict of {self.point.kind} ({', '.join(known)}), got {name}", f"/proceedOn/{index}"
+                )
                 continue
             mask |= 1 << (NEXT_BIT if known[name] < 0 else known[name])
         return mask
@@ -293,7 +326,9 @@ class _MemberCompiler:
         for name in self.member.maps:
             if name not in specs or specs[name].role is not MapRole.CONFIG:
                 known = ", ".join(sorted(s.name for s in specs.values() if s.role is MapRole.CONFIG)) or "none"
-                self.fail(f"expected a config map of package {self.package.ref.name} ({known}), got {name}", f"/maps/{name}")
+                self.fail(
+                    f"expected a config map of package {self.package.ref.name} ({known}), got {name}", f"/maps/{name}"
+                )
         present = {found.name for found in obj.maps}
         for spec in specs.values():
             if spec.name not in present:
@@ -339,7 +374,9 @@ class _MemberCompiler:
             self.fail(f"map {spec.name} has no BTF types, so entries cannot be declared", pointer)
             return None
         try:
-            key = elf.encode(obj.btf, definition.key_type_id, entry.key, where=f"{spec.name}.key", format=spec.key_format)
+            key = elf.encode(
+                obj.btf, definition.key_type_id, entry.key, where=f"{spec.name}.key", format=spec.key_format
+            )
             value = elf.encode(
                 obj.btf, definition.value_type_id, entry.value, where=f"{spec.name}.value", format=spec.value_format
             )

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from reconciler.errors import Diagnostic, PlanError
 from reconciler.model import (
     Attach,
-    Attachment,
     AttachKind,
+    Attachment,
     ChangeMode,
     Detach,
     Drift,
@@ -107,11 +107,15 @@ class HookPlanner:
             return whole.name
         for instance in taken:
             for problem in instance.problems:
-                self.drift.append(Drift(kind=DriftKind.ALTERED, where=f"generation {instance.name[:12]}", message=problem))
+                self.drift.append(
+                    Drift(kind=DriftKind.ALTERED, where=f"generation {instance.name[:12]}", message=problem)
+                )
         numbers = {int(instance.name.rsplit("_", 1)[1]) for instance in taken}
         number = next(n for n in range(len(numbers) + 1) if n not in numbers)
         existing = frozenset(self.observed.map_pins) | self._reuse_lost_state()
-        planned = {use.pin for step in self.loads if isinstance(step, Load) for m in step.generation.members for use in m.maps}
+        planned = {
+            use.pin for step in self.loads if isinstance(step, Load) for m in step.generation.members for use in m.maps
+        }
         generation = instantiate(target.content, number, existing | planned)
         self.names[digest] = generation.name
         reason = "new content" if self.changed else "the loaded one is gone or altered"
@@ -137,7 +141,12 @@ class HookPlanner:
         lost = set()
         for path, map_id in sorted(known.items()):
             if path not in self.observed.map_pins and map_id in alive and path in self.targets.state_pins:
-                step = Repin(path=path, kind=PinKind.MAP, identity=Identity(id=map_id), reason="somebody removed the pin of state")
+                step = Repin(
+                    path=path,
+                    kind=PinKind.MAP,
+                    identity=Identity(id=map_id),
+                    reason="somebody removed the pin of state",
+                )
                 lost.add(path)
                 if step not in self.repair:
                     self.repair.append(step)
@@ -155,7 +164,9 @@ class HookPlanner:
         findings: dict[Diagnostic, None] = {}
         for target in self.targets.by_point.values():
             allowed = {
-                (chain.name, member.name): member.allow_state_loss for chain in target.chains for member in chain.members
+                (chain.name, member.name): member.allow_state_loss
+                for chain in target.chains
+                for member in chain.members
             }
             for member in target.content.members:
                 for use in member.maps:
@@ -183,7 +194,9 @@ class HookPlanner:
         state = self.snapshot.hooks.get(point, HookState(point=point))
         current = self.observed.current.get(point)
         if not state.settled:
-            self._pend(DriftKind.CONTESTED, point, "somebody changes this hook all the time; left as it is until it settles")
+            self._pend(
+                DriftKind.CONTESTED, point, "somebody changes this hook all the time; left as it is until it settles"
+            )
             self._hold(current)
             return
         if current is None:
@@ -274,7 +287,8 @@ class HookPlanner:
         point = state.point
         if kind is AttachKind.XDP_LINK and state.attachments:
             occupant = state.attachments[0]
-            message = f"foreign program {occupant.program_id} ({occupant.kind}) holds the hook; detach it, or use secureMode enforce"
+            who = f"foreign program {occupant.program_id} ({occupant.kind})"
+            message = f"{who} holds the hook; detach it, or use secureMode enforce"
             self._pend(DriftKind.OCCUPIED, point, message)
             return True
         if kind is not AttachKind.CLSACT_FILTER:
@@ -303,7 +317,8 @@ class HookPlanner:
     def _change_mode(self, target: Target, current: Current) -> None:
         name = self._generation(target)
         self.notes.append(
-            f"{target.point}: {current.attachment.mode} becomes {target.mode}; the kernel forces a gap of some milliseconds"
+            f"{target.point}: {current.attachment.mode} becomes {target.mode}; "
+            "the kernel forces a gap of some milliseconds"
         )
         self.switched.append(target)
         self.hooks.append(
@@ -323,7 +338,9 @@ class HookPlanner:
         """A hook of ours that nothing declares any more."""
         state = self.snapshot.hooks[current.point]
         if not state.settled:
-            self._pend(DriftKind.CONTESTED, current.point, "to be detached, but somebody changes this hook all the time")
+            self._pend(
+                DriftKind.CONTESTED, current.point, "to be detached, but somebody changes this hook all the time"
+            )
             self._hold(current)
             return
         self.detaches.append(

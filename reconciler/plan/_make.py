@@ -10,13 +10,14 @@ from reconciler import policy
 from reconciler.config import SecureMode
 from reconciler.errors import PlanError
 from reconciler.model import (
+    Attach,
     AttachKind,
     Attachment,
     Change,
     ChangeKind,
+    ChangeMode,
     CheckHealth,
     DesiredState,
-    Detach,
     Drain,
     Drift,
     DriftKind,
@@ -24,7 +25,6 @@ from reconciler.model import (
     Guard,
     HookPoint,
     Inventory,
-    Load,
     OwnedAttachment,
     Plan,
     PointOfNoReturn,
@@ -32,8 +32,6 @@ from reconciler.model import (
     Snapshot,
     Step,
     Switch,
-    ChangeMode,
-    Attach,
     Unload,
     Unpin,
 )
@@ -110,7 +108,11 @@ def make(given: PlanInput) -> Plan:
         raise PlanError(targets.findings)
     observed = observe(given.snapshot, given.inventory)
     ours = {point: current.attachment for point, current in observed.current.items()}
-    strangers = policy.classify(given.snapshot, ours, given.secure, frozenset(targets.by_point)) if given.secure.mode is not SecureMode.OFF else ()
+    strangers = (
+        policy.classify(given.snapshot, ours, given.secure, frozenset(targets.by_point))
+        if given.secure.mode is not SecureMode.OFF
+        else ()
+    )
     draft = _Draft(pending=list(targets.pending), drift=list(targets.drift), notes=[])
     changed = given.state_digest != given.applied_digest
     planner = HookPlanner(
@@ -195,9 +197,7 @@ def _supersedes(step: Step) -> bool:
 # --- what nothing needs any more ---------------------------------------------------------------------------
 
 
-def _clean_up(
-    draft: _Draft, given: PlanInput, targets: Targets, observed: Observed, planner: HookPlanner
-) -> None:
+def _clean_up(draft: _Draft, given: PlanInput, targets: Targets, observed: Observed, planner: HookPlanner) -> None:
     """Unload generations and unpin state that neither a hook (after this plan) nor the desired state needs."""
     keep = set(planner.names.values()) | planner.held
     for name, instance in observed.instances.items():
@@ -271,7 +271,10 @@ def _confirmed_strangers(
     if not (given.snapshot.complete and given.earlier.complete):
         return {}
     ours = {point: current.attachment for point, current in observed.current.items()}
-    before = {stranger.identity for stranger in policy.classify(given.earlier, ours, given.secure, frozenset(targets.by_point))}
+    before = {
+        stranger.identity
+        for stranger in policy.classify(given.earlier, ours, given.secure, frozenset(targets.by_point))
+    }
     confirmed: dict[HookPoint, tuple[Stranger, ...]] = {}
     for stranger in strangers:
         state = given.snapshot.hooks[stranger.point]
@@ -280,9 +283,7 @@ def _confirmed_strangers(
     return confirmed
 
 
-def _evict(
-    draft: _Draft, given: PlanInput, strangers: tuple[Stranger, ...], planner: HookPlanner
-) -> None:
+def _evict(draft: _Draft, given: PlanInput, strangers: tuple[Stranger, ...], planner: HookPlanner) -> None:
     """Foreign programs go last, at most so many a pass; each that stays is said."""
     confirmed = {stranger.identity for found in planner.displaceable.values() for stranger in found}
     displaced = {point: step.displace for point, step in planner.displacing.items()}
@@ -303,7 +304,9 @@ def _evict(
                 program=stranger.program,
                 method=stranger.method,
                 reason=f"{what}: nobody declared it and no toleration names it",
-                revision=given.snapshot.hooks[stranger.point].revision if stranger.attachment.kind is AttachKind.TCX_PROG else None,
+                revision=given.snapshot.hooks[stranger.point].revision
+                if stranger.attachment.kind is AttachKind.TCX_PROG
+                else None,
             )
         )
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What of ours the snapshot shows: which generations are whole, and which one each hook runs.
+"""What of ours the snapshot shows: which generations are whole, which one each hook runs.
 
-The kernel is asked first (a pinned link at `links/<hook>`, an attached program whose id is behind some `gen/*/p00`); the
-inventory only confirms that ids and contents are the ones that we made. Nothing here depends on what is desired.
+The kernel is asked first (a pinned link at `links/<hook>`, an attached program whose id is behind some `gen/*/p00`);
+the inventory only confirms that ids and contents are the ones that we made. Nothing here depends on what is desired.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from reconciler.model import (
-    Attachment,
     AttachKind,
+    Attachment,
     FilterId,
     HookKind,
     HookPoint,
@@ -112,7 +112,7 @@ def observe(snapshot: Snapshot, inventory: Inventory) -> Observed:
     directories: dict[str, list[Pin]] = {}
     for pin in snapshot.pins:
         parts = pin.path.split("/")
-        if parts[0] == "gen" and len(parts) == 3:
+        if parts[0] == "gen" and len(parts) == len(("gen", "NAME", "PIN")):
             directories.setdefault(parts[1], []).append(pin)
     names = sorted(directories.keys() | records.keys())
     instances = {
@@ -234,7 +234,12 @@ def _check_maps(
             if record.id in alive:
                 identity = Identity(id=record.id)
                 repins.append(
-                    Repin(path=record.pin, kind=PinKind.MAP, identity=identity, reason=f"somebody removed the pin of {who}")
+                    Repin(
+                        path=record.pin,
+                        kind=PinKind.MAP,
+                        identity=identity,
+                        reason=f"somebody removed the pin of {who}",
+                    )
                 )
             else:
                 problems.append(f"{who} is gone")

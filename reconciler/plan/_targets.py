@@ -105,7 +105,9 @@ def _without_revoked(
         for text in sorted(revoked):
             action = "its chain leaves its hooks" if detach else "it runs on until a commit replaces it"
             message = f"{text}; {action}"
-            targets.drift.append(Drift(kind=DriftKind.REVOKED, where=f"chain {chain.name}", message=message, critical=True))
+            targets.drift.append(
+                Drift(kind=DriftKind.REVOKED, where=f"chain {chain.name}", message=message, critical=True)
+            )
         if not (revoked and detach):
             kept.append(chain)
     return tuple(kept)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, assert_never
 
 from reconciler._documents import parse_glob
-from reconciler.model import Attachment, AttachKind, HookPoint, Identity, RemovalMethod
+from reconciler.model import AttachKind, Attachment, HookPoint, Identity, RemovalMethod
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One pass, the loop around it, and what operators may ask for.
 
-The orchestration and nothing else: it decides what is wanted (the advertised commit, or what was applied last), lets the
-core plan it, lets `apply` do it, and records the outcome. Retries are decided by an error's `disposition` alone.
+The orchestration and nothing else: it decides what is wanted (the advertised commit, or what was applied last), lets
+the core plan it, lets `apply` do it, and records the outcome. Retries are decided by an error's `disposition` alone.
 """
 
 from reconciler.reconcile._candidate import context_digest, judge, last_good, package_refs, state_digest

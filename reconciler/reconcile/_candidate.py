@@ -97,8 +97,8 @@ def _base(parts: Parts, head: str, watermark: str | None, *, accepted: bool) -> 
         Ancestry.UNKNOWN: "cannot be compared with",
     }[ancestry]
     raise HistoryError(
-        f"expected a commit that descends from {what} ({old[:12]}), but the source {how} {head[:12]}; nothing is taken from it: "
-        f"restore the branch, or `reconciler accept {head} --reason TEXT`"
+        f"expected a commit that descends from {what} ({old[:12]}), but the source {how} {head[:12]}; nothing is taken "
+        f"from it: restore the branch, or `reconciler accept {head} --reason TEXT`"
     )
 
 
@@ -137,7 +137,7 @@ def read_commit(parts: Parts, commit: str, signer: str, record: SourceRecord, *,
     expected = parts.config.source.repository
     if expected is not None and desired.repository != expected:
         raise GuardrailError(
-            f"expected the repository {expected} (source.repository), got one that calls itself {clean(desired.repository, 60)}",
+            f"expected the repository {expected} (source.repository), got {clean(desired.repository, 60)}",
             reason="WrongRepository",
         )
     info = parts.source.describe(commit)
@@ -185,8 +185,8 @@ def _refuse_quarantined(wanted: Wanted, quarantine: tuple[Quarantine, ...], part
     for entry in quarantine:
         if (entry.state_digest, entry.policy, entry.kernel) == (wanted.state_digest, policy, parts.kernel_release):
             raise RolledBackError(
-                f"commit {wanted.commit[:12]} wants the state that was taken back here at {entry.at} ({entry.message}); "
-                "push a commit that fixes it",
+                f"commit {wanted.commit[:12]} wants the state that was taken back here at {entry.at} "
+                f"({entry.message}); push a commit that fixes it",
                 reason="Quarantined",
             )
 

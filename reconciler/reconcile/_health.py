@@ -55,7 +55,9 @@ class KernelHealth:
                 continue
             first = self.kernel.first_program(owned.generation)
             if not self.kernel.attachment_alive(owned, first):
-                raise HealthError(f"{owned.point}: expected program {first.id} of {owned.generation}, got something else")
+                raise HealthError(
+                    f"{owned.point}: expected program {first.id} of {owned.generation}, got something else"
+                )
 
     def _source(self) -> None:
         deadline = self.clock.monotonic() + self.confirm_timeout
@@ -80,7 +82,9 @@ class KernelHealth:
             except OSError as failure:
                 error = failure
                 self.clock.sleep(min(RETRY_PAUSE, max(deadline - self.clock.monotonic(), 0)))
-        raise HealthError(f"chain {chain}: expected a connection to {check.connect} within {check.within:g} s, got {error}")
+        raise HealthError(
+            f"chain {chain}: expected a connection to {check.connect} within {check.within:g} s, got {error}"
+        )
 
     def _stats(self, chain: str, check: StatsCheck, inventory: Inventory) -> None:
         before = self._counters(chain, check.member, inventory)

@@ -72,7 +72,7 @@ class Schedule:
             return
         self.failures = 0
         spread = self.random.uniform(-JITTER, JITTER) * self.interval
-        first = self._phase if self._phase else self.interval
+        first = self._phase or self.interval
         self._phase = 0.0
         self.next_poll = now + max(1.0, first + spread)
 
@@ -166,7 +166,11 @@ class Agent:
         except ReconcilerError as error:
             answer = {"error": str(error), "reason": error.reason, "exitCode": int(error.exit_code)}
         except (KeyError, TypeError, ValueError) as error:
-            answer = {"error": f"{command.verb}: bad arguments: {error}", "reason": "Usage", "exitCode": int(ExitCode.USAGE)}
+            answer = {
+                "error": f"{command.verb}: bad arguments: {error}",
+                "reason": "Usage",
+                "exitCode": int(ExitCode.USAGE),
+            }
         command.reply(answer)
 
     def _answer(self, command: Command) -> dict[str, Any]:
@@ -184,7 +188,9 @@ class Agent:
                 self._passed(result, polled=True)
                 return answer_of(result)
             case "suspend":
-                operations.suspend(self.parts, seconds=float(arguments["seconds"]), reason=str(arguments["reason"]), by=by)
+                operations.suspend(
+                    self.parts, seconds=float(arguments["seconds"]), reason=str(arguments["reason"]), by=by
+                )
                 return answer_of(self.one_pass(Request(poll=False)))
             case "resume":
                 operations.resume(self.parts, by=by)
@@ -193,7 +199,11 @@ class Agent:
                 made, outcome = operations.teardown(self.parts, by=by)
                 return {"plan": to_builtins(made), "outcome": to_builtins(outcome), "exitCode": int(ExitCode.OK)}
             case _:
-                return {"error": f"unknown verb {command.verb[:40]!r}", "reason": "Usage", "exitCode": int(ExitCode.USAGE)}
+                return {
+                    "error": f"unknown verb {command.verb[:40]!r}",
+                    "reason": "Usage",
+                    "exitCode": int(ExitCode.USAGE),
+                }
 
 
 def answer_of(result: PassResult) -> dict[str, Any]:

@@ -4,15 +4,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from reconciler import apply, plan
 from reconciler.errors import GuardrailError, ReconcilerError, StateError, StateVersionError
 from reconciler.kernel import Scope
 from reconciler.model import Acceptance, ControlRecord, Inventory, Outcome, Plan, Suspension
-from reconciler.reconcile._pass import Pass
 from reconciler.reconcile._parts import Request
+from reconciler.reconcile._pass import Pass
 from reconciler.state import recover
 from reconciler.status import event
 
@@ -76,7 +76,7 @@ def teardown(parts: Parts, *, by: str) -> tuple[Plan, Outcome]:
 
 
 class _NoChecks:
-    def check(self, step: CheckHealth, inventory: Inventory) -> None:
+    def check(self, step: CheckHealth, inventory: Inventory) -> None:  # noqa: ARG002  # the protocol's signature
         raise ReconcilerError("a teardown has no health checks")
 
 
@@ -111,8 +111,3 @@ def _record(parts: Parts, kind: str, **fields: object) -> None:
 
 def _now(parts: Parts) -> str:
     return parts.clock.now().isoformat(timespec="seconds")
-
-
-def parse_until(text: str, now: datetime) -> float:
-    """Seconds from now until an RFC 3339 moment."""
-    return (datetime.fromisoformat(text) - now).total_seconds()

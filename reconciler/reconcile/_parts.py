@@ -5,15 +5,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from reconciler.config import Config
 from reconciler.kernel import Kernel, MemberStats
 from reconciler.model import DesiredState, HostFacts, Inventory, Outcome, Package, PackageRef, Plan, Snapshot
-from reconciler.source import BlobReader, Source
-from reconciler.state import State
-from reconciler.status import Expiry, Finding, Status
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from reconciler.config import Config
+    from reconciler.source import BlobReader, Source
+    from reconciler.state import State
+    from reconciler.status import Expiry, Finding, Status
 
 
 class Clock(Protocol):

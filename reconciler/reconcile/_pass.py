@@ -34,6 +34,7 @@ from reconciler.model import (
     ControlRecord,
     Drift,
     DriftKind,
+    Guard,
     Inventory,
     Outcome,
     Plan,
@@ -41,6 +42,7 @@ from reconciler.model import (
     Refusal,
     Snapshot,
     SourceRecord,
+    Suspension,
     encode_json,
 )
 from reconciler.reconcile._candidate import context_digest, finding, judge, last_good
@@ -86,7 +88,11 @@ class Pass:
         inventory = self._recover()
         if self.control.torn_down:
             self.notes.findings.append(
-                Finding(reason="TornDown", message="everything was taken off this host by `teardown`", exit_code=ExitCode.SUSPENDED)
+                Finding(
+                    reason="TornDown",
+                    message="everything was taken off this host by `teardown`",
+                    exit_code=ExitCode.SUSPENDED,
+                )
             )
             return
         self.wanted = self._decide()
@@ -166,11 +172,13 @@ class Pass:
             self._found(SuspendedError(f"new commits are suspended until {suspension.until}: {suspension.reason}"))
         elif self.record.refusal is not None:
             refusal = self.record.refusal
-            self.notes.findings.append(Finding(reason=refusal.reason, message=refusal.message, exit_code=refusal.exit_code))
+            self.notes.findings.append(
+                Finding(reason=refusal.reason, message=refusal.message, exit_code=refusal.exit_code)
+            )
         self._check_stale()
         return last_good(self.parts, self.record, self.notes)
 
-    def _suspension(self) -> object:
+    def _suspension(self) -> Suspension | None:
         suspension = self.control.suspension
         if suspension is None:
             return None
@@ -240,7 +248,11 @@ class Pass:
             exit_code=int(error.exit_code),
             final=final,
         )
-        if self.record.refusal is None or self.record.refusal.commit != commit or self.record.refusal.reason != error.reason:
+        if (
+            self.record.refusal is None
+            or self.record.refusal.commit != commit
+            or self.record.refusal.reason != error.reason
+        ):
             self._emit("refused", commit=commit, reason=error.reason, message=str(error))
             if not self.request.dry_run:
                 self._history("refused", commit=commit, reason=error.reason, message=clean(str(error), 500))
@@ -309,8 +321,8 @@ class Pass:
         limits += f" or {guard.count_limit}" if guard.count_limit is not None else ""
         self.plan = made
         error = GuardrailError(
-            f"commit {wanted.commit[:12]} would remove {guard.removed} of {guard.owned} programs on hooks (limit {limits}); look at "
-            f"`reconciler plan`, then `reconciler apply --confirm {made.digest}`"
+            f"commit {wanted.commit[:12]} would remove {guard.removed} of {guard.owned} programs on hooks "
+            f"(limit {limits}); look at `reconciler plan`, then `reconciler apply --confirm {made.digest}`"
         )
         raise error
 
@@ -346,9 +358,15 @@ class Pass:
         if before is None or before.id != wanted.commit:
             self.parts.source.promote(wanted.commit)
             applied = CommitRecord(
-                id=wanted.commit, signer=wanted.signer, subject=wanted.subject, author_time=wanted.author_time, at=self._now()
+                id=wanted.commit,
+                signer=wanted.signer,
+                subject=wanted.subject,
+                author_time=wanted.author_time,
+                at=self._now(),
             )
-            self._history("applied", commit=wanted.commit, signer=wanted.signer, subject=wanted.subject, state=wanted.state_digest)
+            self._history(
+                "applied", commit=wanted.commit, signer=wanted.signer, subject=wanted.subject, state=wanted.state_digest
+            )
             self._emit("applied", commit=wanted.commit, signer=wanted.signer, subject=wanted.subject)
             self.record = replace(self.record, applied=applied)
         self.record = replace(self.record, state_digest=wanted.state_digest, refusal=None)
@@ -372,7 +390,9 @@ class Pass:
         failed = outcome.failed
         message = f"{failed.message}; everything was put back as it was"
         if outcome.undo_failures:
-            message = f"{failed.message}; putting back also failed: " + "; ".join(f.message for f in outcome.undo_failures)
+            message = f"{failed.message}; putting back also failed: " + "; ".join(
+                f.message for f in outcome.undo_failures
+            )
         self._emit("rolled-back", commit=wanted.commit, reason=failed.reason, message=message)
         self._history("rolled-back", commit=wanted.commit, reason=failed.reason, message=clean(message, 500))
         health = failed.step.step == "check-health"
@@ -391,8 +411,12 @@ class Pass:
 
     def _report_repairs(self, made: Plan) -> None:
         for drift in made.drift:
-            if drift.kind not in (DriftKind.REVOKED,):
-                self._emit("repaired" if drift.kind is not DriftKind.FOREIGN else "foreign", where=drift.where, message=drift.message)
+            if drift.kind != DriftKind.REVOKED:
+                self._emit(
+                    "repaired" if drift.kind is not DriftKind.FOREIGN else "foreign",
+                    where=drift.where,
+                    message=drift.message,
+                )
         if made.drift:
             self._history("repaired", drift=[f"{drift.where}: {drift.message}" for drift in made.drift[:20]])
 
@@ -440,7 +464,11 @@ class Pass:
         inventory = self.outcome.inventory if self.outcome else made.inventory if made else None
         waiting = {item.where for item in pending if item.where.startswith("chain ")}
         applied = self.outcome is not None and self.outcome.failed is None
-        message = "everything is as declared" if not applied else f"{len(self.outcome.done) if self.outcome else 0} steps done"
+        message = (
+            "everything is as declared"
+            if not applied
+            else f"{len(self.outcome.done) if self.outcome else 0} steps done"
+        )
         return Status(
             host=self.parts.facts.name,
             at=self._now(),
@@ -466,17 +494,11 @@ class Pass:
             state_digest=self.wanted.state_digest if self.wanted else self.record.state_digest or "",
             plan_digest=made.digest if made else "",
             steps=len(made.steps) if made else 0,
-            **self._plan_fields(),
+            guard=made.guard if made else Guard(),
+            expedited=self.outcome.expedited if self.outcome else False,
+            gaps=self.outcome.gaps if self.outcome else {},
+            seconds=round(self.parts.clock.monotonic() - self.started, 3),
         )
-
-    def _plan_fields(self) -> dict[str, object]:
-        fields: dict[str, object] = {"seconds": round(self.parts.clock.monotonic() - self.started, 3)}
-        if self.plan is not None:
-            fields["guard"] = self.plan.guard
-        if self.outcome is not None:
-            fields["expedited"] = self.outcome.expedited
-            fields["gaps"] = self.outcome.gaps
-        return fields
 
     def _remaining_drift(self) -> tuple[Drift, ...]:
         """Drift that is still there after this pass."""
@@ -486,14 +508,18 @@ class Pass:
             return self.plan.drift
         evicted = {str(step.point) for step in self.outcome.done if step.step == "evict"}
         stays = (DriftKind.REVOKED, DriftKind.FOREIGN)
-        left = tuple(d for d in self.plan.drift if d.kind in stays and not (d.kind is DriftKind.FOREIGN and d.where in evicted))
+        left = tuple(
+            d for d in self.plan.drift if d.kind in stays and not (d.kind is DriftKind.FOREIGN and d.where in evicted)
+        )
         stale = tuple(Drift(kind=DriftKind.CONTESTED, where="hook", message=text) for text in self.outcome.stale_hooks)
         return (*left, *self.outcome.survivors, *stale)
 
     def _drift_findings(self, drift: tuple[Drift, ...], pending: tuple[Drift, ...]) -> list[Finding]:
         found = []
         if self.request.dry_run and self.plan is not None and self.plan.steps:
-            found.append(Finding(reason="Changes", message=f"{len(self.plan.steps)} steps to do", exit_code=ExitCode.CHANGES))
+            found.append(
+                Finding(reason="Changes", message=f"{len(self.plan.steps)} steps to do", exit_code=ExitCode.CHANGES)
+            )
         for item in (*drift, *pending):
             reason = {
                 DriftKind.FOREIGN: "ForeignPrograms",
