@@ -268,7 +268,7 @@ class Btf:
             case Enum():
                 budget.spend(where, depth, steps=len(each.values))
                 return {"kind": "enum", "size": each.size, "signed": each.signed, "values": dict(each.values)}
-            case Void() | Forward() | Typedef() | Modifier() | Function() | Variable() | DataSection():
+            case _:
                 raise ElfError(f"expected a type that has a size, got {self.describe(type_id)}")
 
     def _composite_structure(self, each: Composite, budget: Budget, depth: int) -> JsonValue:

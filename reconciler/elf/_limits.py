@@ -45,7 +45,7 @@ MAX_NAME_CHARACTERS: Final = 8 << 20
 MAX_DEPTH: Final = 32
 """Types inside types: MAX_RESOLVE_DEPTH of kernel/bpf/btf.c."""
 
-MAX_NODES: Final = 1 << 18
+MAX_NODES: Final = 1 << 16
 """Scalars, members and elements that one value or one description of a type may have. `BYTES_PER_NODE`
 bytes count as one more."""
 

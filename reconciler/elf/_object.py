@@ -259,11 +259,11 @@ def _globals(sections: Sections, btf: Btf, data_sections: dict[str, DataSection]
         section = sections.find(each.name)
         if section is None or section.kind != (SHT_NOBITS if each.name == ".bss" else SHT_PROGBITS):
             raise ElfError(f"section {each.name}: expected it in the object, but only BTF describes it")
+        variables.extend(_global(btf, section, located) for located in _locate(btf, each, section, symbols))
         total += section.size
         if total > MAX_OBJECT_BYTES:
             # Sections may lie over each other, so the object's size does not bound them.
             raise ElfError(f"expected at most {MAX_OBJECT_BYTES} bytes of data sections together")
-        variables.extend(_global(btf, section, located) for located in _locate(btf, each, section, symbols))
     return tuple(variables)
 
 
