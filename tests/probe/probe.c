@@ -1,0 +1,502 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The packet probe of the tests: a paced stream of numbered, time-stamped packets of two kinds, and a receiver that
+ * counts what arrives of each kind. "pass" packets should arrive, "drop" packets should not; each that does has escaped.
+ *
+ *   probe send --interface IF --dst-mac MAC --src-ip A --dst-ip B --rate PPS [--count N] [--seconds S] [--drop-every K]
+ *   probe receive --interface IF | --udp [--count N] [--seconds S] [--list N]
+ *   both: [--netns NAME] [--pass-port P] [--drop-port Q]
+ *
+ * The sender writes whole frames into a packet socket, so they go through tc egress but not through routing. A receiver
+ * with --interface is a packet socket too: it sees what XDP let through, but sits *before* tc ingress; with --udp it is a
+ * pair of UDP sockets behind everything. The receiver prints "ready" when packets will be counted. Both print one line of
+ * JSON at the end: after COUNT packets, after SECONDS, or on SIGTERM or SIGINT, whichever comes first. All times are
+ * CLOCK_MONOTONIC in ns, the same clock on both sides. Exit: 0; 1 with a message; 64 for wrong usage.
+ */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <endian.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <linux/if_ether.h>
+#include <linux/if_packet.h>
+#include <linux/ip.h>
+#include <linux/sock_diag.h>
+#include <linux/udp.h>
+#include <net/if.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#define MAGIC 0x5250524F42453031ULL /* "RPROBE01" */
+#define SECOND 1000000000ULL
+#define BATCH 64	     /* frames that the receiver reads at once */
+#define MIN_SLEEP 20000	     /* ns; shorter waits are spun */
+#define RETRY_PAUSE 100000   /* ns */
+#define MAX_COUNT 100000000ULL
+#define MAX_SECONDS 600
+#define MAX_RATE 2000000
+#define MAX_LIST 100000
+#define RECEIVE_BUFFER (128 << 20)
+
+enum kind { PASS = 0, DROP = 1, KINDS = 2 };
+
+static const char *const KIND_NAMES[KINDS] = {"pass", "drop"};
+
+/* All numbers in network byte order. */
+struct payload {
+	uint64_t magic;
+	uint64_t sequence; /* from 0, over both kinds */
+	uint64_t sent;	   /* ns, CLOCK_MONOTONIC */
+	uint64_t kind;	   /* enum kind */
+} __attribute__((packed));
+
+struct frame {
+	struct ethhdr ethernet;
+	struct iphdr ip;
+	struct udphdr udp;
+	struct payload payload;
+} __attribute__((packed));
+
+struct options {
+	const char *interface, *netns, *dst_mac, *src_ip, *dst_ip;
+	bool udp;
+	uint64_t count, seconds, rate, drop_every, list;
+	uint16_t ports[KINDS];
+};
+
+static volatile sig_atomic_t stopped;
+
+static void on_signal(int number)
+{
+	(void)number;
+	stopped = 1;
+}
+
+static _Noreturn void fail(const char *what)
+{
+	fprintf(stderr, "probe: %s: %s\n", what, strerror(errno));
+	exit(1);
+}
+
+static _Noreturn void usage(const char *what)
+{
+	fprintf(stderr, "probe: wrong usage: %s (the head of tests/probe/probe.c says how)\n", what);
+	exit(64);
+}
+
+static uint64_t now(void)
+{
+	struct timespec time;
+
+	clock_gettime(CLOCK_MONOTONIC, &time);
+	return time.tv_sec * SECOND + time.tv_nsec;
+}
+
+static void sleep_until(uint64_t when)
+{
+	struct timespec time = {.tv_sec = when / SECOND, .tv_nsec = when % SECOND};
+
+	clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &time, NULL); /* a signal ends it early, the caller looks */
+}
+
+static int packet_socket(const struct options *options, uint16_t protocol)
+{
+	struct sockaddr_ll address = {.sll_family = AF_PACKET, .sll_protocol = htons(protocol)};
+	int made = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0); /* protocol 0: nothing comes in before bind */
+
+	if (made < 0)
+		fail("packet socket");
+	address.sll_ifindex = if_nametoindex(options->interface);
+	if (!address.sll_ifindex)
+		fail(options->interface);
+	if (bind(made, (struct sockaddr *)&address, sizeof(address)))
+		fail("bind to the interface");
+	return made;
+}
+
+/* === send ============================================================================================== */
+
+static uint16_t ip_checksum(const uint8_t *bytes)
+{
+	uint32_t sum = 0;
+
+	for (size_t i = 0; i < sizeof(struct iphdr); i += 2)
+		sum += bytes[i] << 8 | bytes[i + 1];
+	while (sum >> 16)
+		sum = (sum & 0xFFFF) + (sum >> 16);
+	return htons(~sum & 0xFFFF);
+}
+
+static void fill_template(struct frame *frame, const struct options *options, const uint8_t *source_mac)
+{
+	unsigned int mac[6];
+
+	if (sscanf(options->dst_mac, "%x:%x:%x:%x:%x:%x", mac, mac + 1, mac + 2, mac + 3, mac + 4, mac + 5) != 6)
+		usage("--dst-mac");
+	memset(frame, 0, sizeof(*frame));
+	for (int i = 0; i < 6; i++)
+		frame->ethernet.h_dest[i] = mac[i];
+	memcpy(frame->ethernet.h_source, source_mac, 6);
+	frame->ethernet.h_proto = htons(ETH_P_IP);
+	frame->ip.version = 4;
+	frame->ip.ihl = 5;
+	frame->ip.tot_len = htons(sizeof(*frame) - sizeof(frame->ethernet));
+	frame->ip.ttl = 64;
+	frame->ip.protocol = IPPROTO_UDP;
+	if (inet_pton(AF_INET, options->src_ip, &frame->ip.saddr) != 1)
+		usage("--src-ip");
+	if (inet_pton(AF_INET, options->dst_ip, &frame->ip.daddr) != 1)
+		usage("--dst-ip");
+	frame->ip.check = ip_checksum((const uint8_t *)frame + offsetof(struct frame, ip));
+	frame->udp.source = htons(40000);
+	frame->udp.len = htons(sizeof(frame->udp) + sizeof(frame->payload)); /* no UDP checksum: allowed over IPv4 */
+	frame->payload.magic = htobe64(MAGIC);
+}
+
+static enum kind kind_of(uint64_t sequence, const struct options *options)
+{
+	return options->drop_every && sequence % options->drop_every == options->drop_every - 1 ? DROP : PASS;
+}
+
+static void number_frame(struct frame *frame, uint64_t sequence, const struct options *options)
+{
+	enum kind kind = kind_of(sequence, options);
+
+	frame->udp.dest = htons(options->ports[kind]);
+	frame->payload.sequence = htobe64(sequence);
+	frame->payload.kind = htobe64(kind);
+	frame->payload.sent = htobe64(now());
+}
+
+/* Sends one frame; false if it must be tried again because the interface takes nothing for a moment. */
+static bool send_one(int socket_fd, const struct frame *frame, uint64_t *refused)
+{
+	if (send(socket_fd, frame, sizeof(*frame), 0) == sizeof(*frame))
+		return true;
+	if (errno == ENOBUFS) { /* dropped on its way out, as a tc egress program does */
+		++*refused;
+		return true;
+	}
+	if (errno != EAGAIN && errno != EINTR && errno != ENETDOWN)
+		fail("send");
+	return false;
+}
+
+static void send_all(const struct options *options)
+{
+	struct frame frame;
+	struct sockaddr_ll own = {0};
+	socklen_t length = sizeof(own);
+	uint64_t sent[KINDS] = {0}, sequence = 0, retries = 0, refused = 0, latest = 0, start, end, due, at;
+	int socket_fd = packet_socket(options, 0);
+
+	if (getsockname(socket_fd, (struct sockaddr *)&own, &length))
+		fail("getsockname");
+	fill_template(&frame, options, own.sll_addr);
+	start = now();
+	end = start + options->seconds * SECOND;
+	while (!stopped && sequence < options->count && (at = now()) < end) {
+		due = start + sequence * 1000000 / options->rate * 1000;
+		if (at < due) {
+			if (due - at > MIN_SLEEP)
+				sleep_until(due);
+			continue;
+		}
+		if (at - due > latest)
+			latest = at - due;
+		number_frame(&frame, sequence, options);
+		if (send_one(socket_fd, &frame, &refused)) {
+			sent[kind_of(sequence++, options)]++;
+		} else {
+			retries++;
+			sleep_until(at + RETRY_PAUSE);
+		}
+	}
+	end = now();
+	due = start + sequence * 1000000 / options->rate * 1000;
+	if (sequence < options->count && end > due && end - due > latest)
+		latest = end - due; /* the next one was due already */
+	close(socket_fd);
+	printf("{\"sent\": {\"pass\": %" PRIu64 ", \"drop\": %" PRIu64 "}, \"start_ns\": %" PRIu64 ", \"end_ns\": %" PRIu64
+	       ", \"retries\": %" PRIu64 ", \"refused\": %" PRIu64 ", \"latest_ns\": %" PRIu64 "}\n",
+	       sent[PASS], sent[DROP], start, end, retries, refused, latest);
+}
+
+/* === receive =========================================================================================== */
+
+struct tally {
+	uint64_t count, reordered, first, last; /* sequences */
+	uint64_t first_sent, last_sent;		/* ns */
+	uint64_t gap, gap_start;		/* ns: the longest time between the sending of two that arrived */
+};
+
+struct escaped {
+	uint64_t sequence, sent, received;
+};
+
+static struct tally tallies[KINDS];
+static struct escaped *escaped;
+static uint64_t escaped_count;
+
+static void count_one(const struct payload *payload, const struct options *options)
+{
+	uint64_t sequence = be64toh(payload->sequence), sent = be64toh(payload->sent), kind = be64toh(payload->kind);
+	struct tally *tally;
+
+	if (kind >= KINDS)
+		return;
+	tally = &tallies[kind];
+	if (!tally->count) {
+		tally->first = sequence;
+		tally->first_sent = sent;
+	} else if (sequence <= tally->last) {
+		tally->reordered++;
+	} else if (sent - tally->last_sent > tally->gap) {
+		tally->gap = sent - tally->last_sent;
+		tally->gap_start = tally->last_sent;
+	}
+	tally->count++;
+	tally->last = sequence;
+	tally->last_sent = sent;
+	if (kind == DROP && escaped_count < options->list)
+		escaped[escaped_count++] = (struct escaped){sequence, sent, now()};
+}
+
+static void count_frame(const uint8_t *data, size_t length, const struct options *options)
+{
+	struct frame frame;
+	struct payload payload;
+
+	if (options->udp) {
+		if (length != sizeof(payload))
+			return;
+		memcpy(&payload, data, sizeof(payload));
+	} else {
+		if (length != sizeof(frame))
+			return;
+		memcpy(&frame, data, sizeof(frame));
+		if (frame.ethernet.h_proto != htons(ETH_P_IP) || frame.ip.protocol != IPPROTO_UDP)
+			return;
+		payload = frame.payload;
+	}
+	if (be64toh(payload.magic) == MAGIC)
+		count_one(&payload, options);
+}
+
+/* Reads all that is there; false when nothing was. */
+static bool drain(int socket_fd, const struct options *options)
+{
+	static uint8_t buffers[BATCH][256]; /* longer ones are cut, so they are not ours */
+	static struct iovec vectors[BATCH];
+	static struct mmsghdr messages[BATCH];
+	int count;
+
+	for (int i = 0; i < BATCH; i++) {
+		vectors[i] = (struct iovec){.iov_base = buffers[i], .iov_len = sizeof(buffers[i])};
+		messages[i].msg_hdr = (struct msghdr){.msg_iov = &vectors[i], .msg_iovlen = 1};
+	}
+	count = recvmmsg(socket_fd, messages, BATCH, MSG_DONTWAIT, NULL);
+	if (count < 0 && errno != EAGAIN && errno != EINTR && errno != ENETDOWN)
+		fail("receive");
+	for (int i = 0; i < count; i++)
+		count_frame(buffers[i], messages[i].msg_len, options);
+	return count > 0;
+}
+
+static void enlarge(int socket_fd)
+{
+	int size = RECEIVE_BUFFER;
+
+	if (setsockopt(socket_fd, SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof(size)))
+		fail("SO_RCVBUFFORCE");
+}
+
+static int udp_socket(uint16_t port)
+{
+	struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(port)};
+	int made = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+	if (made < 0)
+		fail("UDP socket");
+	enlarge(made);
+	if (bind(made, (struct sockaddr *)&address, sizeof(address)))
+		fail("bind to the port");
+	return made;
+}
+
+/* Packets that this socket itself lost for want of memory: a test must see 0 to trust the counts. */
+static uint64_t lost(int socket_fd)
+{
+	uint32_t memory[SK_MEMINFO_VARS] = {0};
+	socklen_t length = sizeof(memory);
+
+	if (getsockopt(socket_fd, SOL_SOCKET, SO_MEMINFO, memory, &length))
+		fail("SO_MEMINFO");
+	return memory[SK_MEMINFO_DROPS];
+}
+
+static int open_sockets(struct pollfd *polled, const struct options *options)
+{
+	int one = 1, made;
+
+	if (options->udp) {
+		for (int i = 0; i < KINDS; i++)
+			polled[i] = (struct pollfd){.fd = udp_socket(options->ports[i]), .events = POLLIN};
+		return KINDS;
+	}
+	made = packet_socket(options, ETH_P_IP);
+	enlarge(made);
+	if (setsockopt(made, SOL_PACKET, PACKET_IGNORE_OUTGOING, &one, sizeof(one)))
+		fail("PACKET_IGNORE_OUTGOING");
+	polled[0] = (struct pollfd){.fd = made, .events = POLLIN};
+	return 1;
+}
+
+static void print_result(uint64_t start, uint64_t lost_packets)
+{
+	printf("{\"start_ns\": %" PRIu64 ", \"end_ns\": %" PRIu64 ", \"lost\": %" PRIu64, start, now(), lost_packets);
+	for (int i = 0; i < KINDS; i++) {
+		const struct tally *tally = &tallies[i];
+
+		printf(", \"%s\": {\"count\": %" PRIu64 ", \"reordered\": %" PRIu64 ", \"first\": %" PRIu64 ", \"last\": %" PRIu64
+		       ", \"first_sent_ns\": %" PRIu64 ", \"last_sent_ns\": %" PRIu64 ", \"gap_ns\": %" PRIu64
+		       ", \"gap_start_ns\": %" PRIu64 "}",
+		       KIND_NAMES[i], tally->count, tally->reordered, tally->first, tally->last, tally->first_sent,
+		       tally->last_sent, tally->gap, tally->gap_start);
+	}
+	printf(", \"escaped\": [");
+	for (uint64_t i = 0; i < escaped_count; i++)
+		printf("%s[%" PRIu64 ", %" PRIu64 ", %" PRIu64 "]", i ? ", " : "", escaped[i].sequence, escaped[i].sent,
+		       escaped[i].received);
+	printf("]}\n");
+}
+
+static void receive_all(const struct options *options)
+{
+	struct pollfd polled[KINDS] = {0};
+	uint64_t start, end, lost_packets = 0;
+	int sockets = open_sockets(polled, options);
+	bool more;
+
+	escaped = calloc(options->list + 1, sizeof(*escaped));
+	if (!escaped)
+		fail("memory");
+	start = now();
+	end = start + options->seconds * SECOND;
+	printf("ready\n");
+	fflush(stdout);
+	while (!stopped && tallies[PASS].count + tallies[DROP].count < options->count && now() < end) {
+		if (poll(polled, sockets, 50) > 0)
+			for (int i = 0; i < sockets; i++)
+				drain(polled[i].fd, options);
+	}
+	do { /* what had arrived before the signal counts */
+		more = false;
+		for (int i = 0; i < sockets; i++)
+			more |= drain(polled[i].fd, options);
+	} while (more && now() < end + SECOND);
+	for (int i = 0; i < sockets; i++) {
+		lost_packets += lost(polled[i].fd);
+		close(polled[i].fd);
+	}
+	print_result(start, lost_packets);
+	free(escaped);
+}
+
+/* === command line ====================================================================================== */
+
+static uint64_t number(const char *text, uint64_t low, uint64_t high, const char *what)
+{
+	char *rest;
+	uint64_t value;
+
+	errno = 0;
+	value = strtoull(text, &rest, 10);
+	if (errno || rest == text || *rest || *text == '-' || value < low || value > high)
+		usage(what);
+	return value;
+}
+
+static void parse_options(int count, char **arguments, struct options *options)
+{
+	static const struct option names[] = {
+		{"interface", required_argument, NULL, 'i'}, {"netns", required_argument, NULL, 'n'},
+		{"dst-mac", required_argument, NULL, 'm'},   {"src-ip", required_argument, NULL, 's'},
+		{"dst-ip", required_argument, NULL, 'd'},    {"rate", required_argument, NULL, 'r'},
+		{"count", required_argument, NULL, 'c'},     {"seconds", required_argument, NULL, 't'},
+		{"drop-every", required_argument, NULL, 'e'}, {"pass-port", required_argument, NULL, 'p'},
+		{"drop-port", required_argument, NULL, 'q'}, {"list", required_argument, NULL, 'l'},
+		{"udp", no_argument, NULL, 'u'},	      {0},
+	};
+
+	for (int name; (name = getopt_long(count, arguments, "", names, NULL)) != -1;) {
+		switch (name) {
+		case 'i': options->interface = optarg; break;
+		case 'n': options->netns = optarg; break;
+		case 'm': options->dst_mac = optarg; break;
+		case 's': options->src_ip = optarg; break;
+		case 'd': options->dst_ip = optarg; break;
+		case 'u': options->udp = true; break;
+		case 'r': options->rate = number(optarg, 1, MAX_RATE, "--rate"); break;
+		case 'c': options->count = number(optarg, 1, MAX_COUNT, "--count"); break;
+		case 't': options->seconds = number(optarg, 1, MAX_SECONDS, "--seconds"); break;
+		case 'e': options->drop_every = number(optarg, 0, MAX_COUNT, "--drop-every"); break;
+		case 'p': options->ports[PASS] = number(optarg, 1, 65535, "--pass-port"); break;
+		case 'q': options->ports[DROP] = number(optarg, 1, 65535, "--drop-port"); break;
+		case 'l': options->list = number(optarg, 0, MAX_LIST, "--list"); break;
+		default: usage("unknown option");
+		}
+	}
+	if (optind != count)
+		usage("unexpected argument");
+}
+
+static void enter_netns(const char *name)
+{
+	char path[256];
+	int descriptor;
+
+	snprintf(path, sizeof(path), "/run/netns/%s", name);
+	descriptor = open(path, O_RDONLY | O_CLOEXEC);
+	if (descriptor < 0 || setns(descriptor, CLONE_NEWNET))
+		fail(path);
+	close(descriptor);
+}
+
+int main(int count, char **arguments)
+{
+	struct options options = {
+		.count = MAX_COUNT, .seconds = 60, .rate = 10000, .drop_every = 2, .list = 100, .ports = {7001, 7002},
+	};
+	struct sigaction action = {.sa_handler = on_signal};
+	bool sending;
+
+	if (count < 2 || (strcmp(arguments[1], "send") && strcmp(arguments[1], "receive")))
+		usage("expected send or receive");
+	sending = !strcmp(arguments[1], "send");
+	parse_options(count - 1, arguments + 1, &options);
+	if (sending && (!options.interface || !options.dst_mac || !options.src_ip || !options.dst_ip))
+		usage("send needs --interface, --dst-mac, --src-ip and --dst-ip");
+	if (!sending && !options.interface == !options.udp)
+		usage("receive needs either --interface or --udp");
+	sigaction(SIGTERM, &action, NULL);
+	sigaction(SIGINT, &action, NULL);
+	if (options.netns)
+		enter_netns(options.netns);
+	if (sending)
+		send_all(&options);
+	else
+		receive_all(&options);
+	return fflush(stdout) ? 1 : 0;
+}
