@@ -11,6 +11,16 @@ from __future__ import annotations
 
 from reconciler.plan._generations import verdicts
 from reconciler.plan._make import PlanInput, make, make_teardown, required_namespaces
-from reconciler.plan._observed import our_filter
+from reconciler.plan._observed import Current, Observed, observe, our_filter
 
-__all__ = ["PlanInput", "make", "make_teardown", "our_filter", "required_namespaces", "verdicts"]
+__all__ = [
+    "Current",
+    "Observed",
+    "PlanInput",
+    "make",
+    "make_teardown",
+    "observe",
+    "our_filter",
+    "required_namespaces",
+    "verdicts",
+]

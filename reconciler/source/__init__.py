@@ -8,6 +8,7 @@ that is handed out); who signed it is the business of `trust`, and whether it ma
 
 from __future__ import annotations
 
+from reconciler.source._git import MINIMUM_GIT
 from reconciler.source._source import Source, open_source
 from reconciler.source._tree import name_problem
 from reconciler.source._types import (
@@ -25,6 +26,7 @@ from reconciler.source._types import (
 from reconciler.source._url import RemoteUrl, check_ref, check_url
 
 __all__ = [
+    "MINIMUM_GIT",
     "Ancestry",
     "BlobReader",
     "Checkout",

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `check` asks about this host's tools: libbpf, bpffs, bcc. Reads only; loads no program."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+from pathlib import Path
+from typing import Final
+
+MINIMUM_LIBBPF: Final = (1, 1)
+"""Debian 12's; what is newer is called through bpf(2) directly."""
+
+MOUNTS: Final = Path("/proc/self/mounts")
+
+
+def libbpf_version() -> tuple[int, int] | None:
+    """Major and minor version of libbpf.so.1, None when it is not installed."""
+    try:
+        library = ctypes.CDLL("libbpf.so.1")
+    except OSError:
+        return None
+    return int(library.libbpf_major_version()), int(library.libbpf_minor_version())
+
+
+def has_bcc() -> bool:
+    """Whether `bcc` could be imported (Debian's python3-bpfcc); nothing is imported."""
+    return importlib.util.find_spec("bcc") is not None
+
+
+def bpffs_mounts(mounts: Path = MOUNTS) -> tuple[str, ...]:
+    """Where a bpffs is mounted, as this process sees it.
+
+    Raises:
+        OSError: `mounts` cannot be read.
+    """
+    fields = [line.split(" ") for line in mounts.read_text(encoding="utf-8", errors="replace").splitlines()]
+    return tuple(field[1] for field in fields if len(field) > 2 and field[2] == "bpf")  # noqa: PLR2004  # device, place, type
