@@ -43,6 +43,7 @@
 #define BATCH 64	     /* frames that the receiver reads at once */
 #define MIN_SLEEP 20000	     /* ns; shorter waits are spun */
 #define RETRY_PAUSE 100000   /* ns */
+#define RECEIVE_PAUSE 500000 /* ns; so much later than it was does the receiver say that a packet arrived */
 #define MAX_COUNT 100000000ULL
 #define MAX_SECONDS 600
 #define MAX_RATE 2000000
@@ -397,9 +398,12 @@ static void receive_all(const struct options *options)
 	printf("ready\n");
 	fflush(stdout);
 	while (!stopped && tallies[PASS].count + tallies[DROP].count < options->count && now() < end) {
-		if (poll(polled, sockets, 50) > 0)
+		if (poll(polled, sockets, 50) > 0) {
 			for (int i = 0; i < sockets; i++)
-				drain(polled[i].fd, options);
+				while (!stopped && now() < end && drain(polled[i].fd, options))
+					;
+			sleep_until(now() + RECEIVE_PAUSE); /* or each packet wakes us, which slows the sender down */
+		}
 	}
 	do { /* what had arrived before the signal counts */
 		more = false;
