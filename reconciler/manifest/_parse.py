@@ -4,7 +4,8 @@
 Which findings concern a host: those about `reconciler.yaml` concern all; those about a file below chains/ concern the
 hosts that its new *or* its previous version selects. Where the new version's selector cannot be read, the previous one
 decides alone; a file that is new and cannot be read concerns every host. If the previous version could not be read
-either, this host has adopted it without minding, so it does not mind now. Nothing else stops a host.
+either, this host has adopted it without minding, so it does not mind now. Nothing else stops a host. It follows that
+a commit which was adopted can be read again with itself as the previous one, whatever has become of other hosts' files.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ def parse(
     host: HostFacts,
     problems: tuple[Diagnostic, ...] = (),
     previous: Mapping[str, bytes] | None = None,
+    previous_problems: tuple[Diagnostic, ...] = (),
 ) -> DesiredState:
     """What the commit wants on `host`.
 
@@ -73,7 +75,9 @@ def parse(
         files: path to content: `reconciler.yaml` and everything below `chains/`; other paths are passed over.
         host: who this host is.
         problems: what the reader of the Git tree could not give (links, files too large): such files are unreadable.
-        previous: the files of the commit that this host applied last, None at the first start.
+        previous: the files of the commit that this host applied last, None at the first start. To read that commit
+            itself again: its own files.
+        previous_problems: what the reader of the Git tree could not give of that commit.
 
     Raises:
         ManifestError: with every finding that concerns this host.
@@ -82,8 +86,9 @@ def parse(
     findings = [problem for problem in problems if problem.file is None]
     name, allow_empty, repository_findings = _read_repository(files, problems)
     findings += repository_findings
+    before = None if previous is None else _Before(previous, previous_problems, host)
     for path, file in read.items():
-        if file.findings and _concerns(path, file, host, previous):
+        if file.findings and (file.selects(host) or (before.minds(path, file) if before else not file.readable)):
             findings += file.findings
     mine = [chain for chain in _chains(read) if selects(chain.chain.hosts, host)]
     findings += _conflicts(mine)
@@ -173,12 +178,21 @@ def _cut_short(findings: Iterable[Diagnostic]) -> bool:
     return any(finding.pointer is None for finding in findings)
 
 
-def _concerns(path: str, file: _File, host: HostFacts, previous: Mapping[str, bytes] | None) -> bool:
-    if file.selects(host):
-        return True
-    if previous is None or path not in previous:
-        return not file.readable
-    return _read_file(path, previous[path]).selects(host)
+class _Before:
+    """The commit that a host applied last, as far as it decides about a file that does not select the host now."""
+
+    def __init__(self, files: Mapping[str, bytes], problems: tuple[Diagnostic, ...], host: HostFacts) -> None:
+        self._files = files
+        self._problems = frozenset(problem.file for problem in problems)
+        self._host = host
+
+    def minds(self, path: str, file: _File) -> bool:
+        """Whether findings about `file` concern the host because of the previous version."""
+        if path in self._problems:
+            return False
+        if path not in self._files:
+            return not file.readable
+        return _read_file(path, self._files[path]).selects(self._host)
 
 
 # --- rules between chains ----------------------------------------------------------------------------------
