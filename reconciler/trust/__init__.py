@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from reconciler.trust._bundles import revoked_reason, verify_package
 from reconciler.trust._commits import verify_commit
+from reconciler.trust._keys import fingerprint, sign
 
-__all__ = ["verify_commit"]
+__all__ = ["fingerprint", "revoked_reason", "sign", "verify_commit", "verify_package"]

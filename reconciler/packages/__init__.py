@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Packages: deterministic archives, the repositories that hold them, and the store that keeps what this host needs.
+
+Nothing that leaves this module as a `Package` skipped a check; objects reach libbpf only after all of them.
+"""
+
+from reconciler.packages._archive import (
+    MAX_ARCHIVE_BYTES,
+    build_archive,
+    build_folder,
+    open_archive,
+    read_archive,
+)
+from reconciler.packages._cache import Cache
+from reconciler.packages._repositories import (
+    BUNDLE_SUFFIX,
+    MAX_BUNDLE_BYTES,
+    FolderRepository,
+    GitRepository,
+    HttpsRepository,
+    Repository,
+    archive_name,
+)
+from reconciler.packages._store import Store, digest_of
+
+__all__ = [
+    "BUNDLE_SUFFIX",
+    "MAX_ARCHIVE_BYTES",
+    "MAX_BUNDLE_BYTES",
+    "Cache",
+    "FolderRepository",
+    "GitRepository",
+    "HttpsRepository",
+    "Repository",
+    "Store",
+    "archive_name",
+    "build_archive",
+    "build_folder",
+    "digest_of",
+    "open_archive",
+    "read_archive",
+]

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The content-addressed store: what a host needs to run its last good commit without any repository.
+
+A file is named by the digest of the archive and is hashed again at every read: a name is never proof.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from typing import TYPE_CHECKING, Final
+
+from reconciler.errors import StateError
+from reconciler.packages._archive import MAX_ARCHIVE_BYTES
+from reconciler.packages._repositories import MAX_BUNDLE_BYTES
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_DIGEST: Final = re.compile(r"sha256:([0-9a-f]{64})")
+_FILE: Final = re.compile(r"\.?([0-9a-f]{64})\.(tar\.gz|json)(\.new)?")
+
+
+class Store:
+    """Archives and their bundles below one directory, which is made at the first `put`."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def get(self, digest: str) -> tuple[bytes, bytes] | None:
+        """The archive and the bundle with this digest; None when they are not there or are not intact."""
+        archive, bundle = self._paths(digest)
+        data = _read(archive, MAX_ARCHIVE_BYTES)
+        signature = _read(bundle, MAX_BUNDLE_BYTES)
+        if data is None or signature is None or digest_of(data) != digest:
+            return None
+        return data, signature
+
+    def put(self, digest: str, archive: bytes, bundle: bytes) -> None:
+        """Keep both; each appears whole or not at all.
+
+        Raises:
+            StateError: the disk does not take them.
+        """
+        paths = self._paths(digest)
+        try:
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for path, data in zip(paths, (archive, bundle), strict=True):
+                _write(path, data)
+        except OSError as error:
+            raise StateError(f"cannot keep a package in {self.directory}: {error.strerror}; check the disk") from error
+
+    def prune(self, keep: frozenset[str]) -> None:
+        """Remove every package whose digest is not in `keep`, and what an interrupted `put` left."""
+        wanted = {digest.removeprefix("sha256:") for digest in keep}
+        try:
+            for path in self.directory.iterdir() if self.directory.is_dir() else ():
+                found = _FILE.fullmatch(path.name)
+                if found and (found[1] not in wanted or found[3]):
+                    path.unlink(missing_ok=True)
+        except OSError as error:
+            raise StateError(f"cannot tidy {self.directory}: {error.strerror}") from error
+
+    def _paths(self, digest: str) -> tuple[Path, Path]:
+        found = _DIGEST.fullmatch(digest)
+        if found is None:
+            raise StateError(f"expected a digest sha256:<64 hex digits>, got {digest[:80]!r}")
+        return self.directory / f"{found[1]}.tar.gz", self.directory / f"{found[1]}.json"
+
+
+def digest_of(data: bytes) -> str:
+    """The digest of an archive, as manifests spell it: sha256: and 64 hex digits."""
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def _read(path: Path, limit: int) -> bytes | None:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    with os.fdopen(fd, "rb") as file:
+        data = file.read(limit + 1)
+    return data if len(data) <= limit else None
+
+
+def _write(path: Path, data: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.new")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(fd)
+    temporary.replace(path)
