@@ -80,8 +80,12 @@ _REASONS: Final[tuple[tuple[str, str, str], ...]] = (
 _STALLED: Final = frozenset({"ObjectFormatChanged", "OwnerRefused", "ObjectsRefused"})
 
 
-def prepare(settings: SourceSettings) -> Remote:
+def prepare(settings: SourceSettings, nothing: Path) -> Remote:
     """What a command needs to reach the source; files with secrets are read anew each time, so they may rotate.
+
+    Args:
+        settings: the host's.
+        nothing: an empty directory.
 
     Raises:
         ConfigError: a URL or a combination that cannot work.
@@ -93,7 +97,7 @@ def prepare(settings: SourceSettings) -> Remote:
     secrets: list[str] = []
     match url.scheme:
         case "https":
-            _https(settings, url, lines, secrets)
+            _https(settings, url, nothing, lines, secrets)
         case "ssh":
             environment |= {"GIT_SSH_COMMAND": _ssh_command(settings), "GIT_SSH_VARIANT": "ssh"}
         case "file":
@@ -144,7 +148,7 @@ def _detail(text: str) -> str:
     return f" ({clean[:MAX_DETAIL]})" if clean else ""
 
 
-def _https(settings: SourceSettings, url: RemoteUrl, lines: list[str], secrets: list[str]) -> None:
+def _https(settings: SourceSettings, url: RemoteUrl, nothing: Path, lines: list[str], secrets: list[str]) -> None:
     auth = settings.auth
     # Bound to this server, so that no other URL can ever receive it.
     authority = url.host if url.port is None else f"{url.host}:{url.port}"
@@ -155,6 +159,8 @@ def _https(settings: SourceSettings, url: RemoteUrl, lines: list[str], secrets: 
         lines.append(f"\textraHeader = {_quoted(header)}")
     if auth.ca_file is not None:
         lines.append(f"\tsslCAInfo = {_quoted(_readable(auth.ca_file, 'caFile'))}")
+        # Without it Debian's libcurl (7.88, GnuTLS) trusts everything in /etc/ssl/certs as well; tested.
+        lines.append(f"\tsslCAPath = {_quoted(str(nothing))}")
     if auth.client_cert_file is not None:
         lines.append(f"\tsslCert = {_quoted(_readable(auth.client_cert_file, 'clientCertFile'))}")
     if auth.client_key_file is not None:

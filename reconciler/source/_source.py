@@ -31,6 +31,7 @@ MAX_PACKS: Final = 50
 _ADVERTISED: Final = re.compile(rb"([0-9a-f]{40}|[0-9a-f]{64})\t(.+)")
 _CORE: Final = "[core]\n\trepositoryformatversion = {}\n\tfilemode = true\n\tbare = true\n"
 _REPOSITORY: Final = {40: _CORE.format(0), 64: _CORE.format(1) + "[extensions]\n\tobjectformat = sha256\n"}
+_SPACES: Final = {"refs/heads/": "--heads", "refs/tags/": "--tags"}
 _FORMATS: Final = {40: "sha1", 64: "sha256"}
 
 
@@ -44,6 +45,7 @@ class Source:
     def __init__(self, settings: SourceSettings, directory: Path) -> None:
         self._settings = settings
         self._directory = directory
+        self._nothing = empty_directory(directory)
         self._runner = GitRunner(directory)
         self._objects = ObjectReader(self._runner, timeout=settings.limits.read_timeout)
 
@@ -93,7 +95,7 @@ class Source:
         self._objects.close()
         with self._writing() as lock:
             self._make_room()
-            remote = prepare(self._settings)
+            remote = prepare(self._settings, self._nothing)
             done = self._runner.run(
                 "fetch",
                 "--quiet",
@@ -124,9 +126,19 @@ class Source:
 
     def _advertised(self, timeout: float) -> str:
         ref = self._settings.ref
-        remote = prepare(self._settings)
+        remote = prepare(self._settings, self._nothing)
+        # git sends no prefix for a pattern (2.39: builtin/ls-remote.c), so that the server would list every ref it
+        # has, pull requests included; it does send one for these options.
+        space = [option for prefix, option in _SPACES.items() if ref.startswith(prefix)]
         done = self._runner.run(
-            "ls-remote", "--quiet", "--end-of-options", self._settings.url, ref, timeout=timeout, remote=remote
+            "ls-remote",
+            "--quiet",
+            *space,
+            "--end-of-options",
+            self._settings.url,
+            ref,
+            timeout=timeout,
+            remote=remote,
         )
         if done.code != 0:
             raise explain(f"poll {ref}", done.messages, done.code, remote)
@@ -134,7 +146,10 @@ class Source:
         found = [match for line in done.output.splitlines() if (match := _ADVERTISED.fullmatch(line))]
         commits = {match[1].decode() for match in found if match[2] == ref.encode()}
         if not commits:
-            raise SourceError(f"poll {ref}: the source answers, but has no such ref", reason="RefMissing")
+            raise SourceError(
+                f"poll {ref}: the source answers, but not with this ref (is it there, and is the answer that of git?)",
+                reason="RefMissing",
+            )
         if len(commits) > 1:
             raise SourceRefusedError(f"poll {ref}: expected one commit, got {len(commits)}", reason="NotARepository")
         if any(match[2] == f"{ref}^{{}}".encode() for match in found):
@@ -413,8 +428,9 @@ def open_source(settings: SourceSettings, directory: Path) -> Source:
         SourceError: git is missing or too old, or the repository is damaged or shallow.
     """
     check_ref(settings.ref)
-    prepare(settings)
     directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    empty_directory(directory).mkdir(mode=0o500, exist_ok=True)
+    prepare(settings, empty_directory(directory))
     source = Source(settings, directory)
     runner = GitRunner(directory)
     version = runner.version(settings.limits.read_timeout)
@@ -425,6 +441,11 @@ def open_source(settings: SourceSettings, directory: Path) -> Source:
         )
     source.check()
     return source
+
+
+def empty_directory(directory: Path) -> Path:
+    """A directory without files beside the repository, for options that must name one."""
+    return directory.with_name(f"{directory.name}.empty")
 
 
 def _ref(mark: Mark) -> str:

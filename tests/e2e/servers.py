@@ -123,7 +123,7 @@ class Request:
 
 @dataclass
 class HttpsServer:
-    """A running server; `token` and `fault` may be changed at any time, `requests` lists what was asked."""
+    """A running server; `token` and `fault` may change at any time, `sent` counts bytes of bodies."""
 
     port: int
     folder: Path
@@ -131,6 +131,7 @@ class HttpsServer:
     token: str | None = None
     fault: Fault | None = None
     requests: list[Request] = field(default_factory=list)
+    sent: int = 0
 
     @property
     def ca_file(self) -> Path:
@@ -162,6 +163,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+        self.server.state.sent += len(body)
 
     def wait_for_end(self) -> None:
         """Say nothing until the client or the test goes away."""
