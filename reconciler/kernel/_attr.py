@@ -13,7 +13,6 @@ from ctypes import c_char, c_int32, c_uint8, c_uint32, c_uint64
 from typing import ClassVar
 
 
-
 class MapCreate(ctypes.Structure):
     """BPF_MAP_CREATE."""
 

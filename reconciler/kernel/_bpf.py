@@ -123,7 +123,7 @@ def bpf(command: Cmd, attr: ctypes.Structure) -> int:
     result: int = _libc.syscall(_NR_BPF, int(command), ctypes.byref(attr), ctypes.sizeof(attr))
     if result < 0:
         number = ctypes.get_errno()
-        raise OSError(number, f"BPF_{command.name}: {os.strerror(number)}")
+        raise OSError(number, os.strerror(number))
     return result
 
 

@@ -36,9 +36,7 @@ from reconciler.model import (
 SECTIONS = {"xdp": frozenset({"xdp", "xdp.frags"}), "tc": frozenset({"tc"})}
 """Sections of the package contract: libbpf derives type, attach type and frags flag from them."""
 
-_LOCKABLE = frozenset(
-    {_bpf.MapType.HASH, _bpf.MapType.ARRAY, _bpf.MapType.LRU_HASH, _bpf.MapType.LPM_TRIE}
-)
+_LOCKABLE = frozenset({_bpf.MapType.HASH, _bpf.MapType.ARRAY, _bpf.MapType.LRU_HASH, _bpf.MapType.LPM_TRIE})
 """Types that take BPF_F_RDONLY_PROG (HTAB_CREATE_FLAG_MASK, ARRAY_CREATE_FLAG_MASK, LPM_CREATE_FLAG_MASK in kernel/bpf)."""
 
 _PER_CPU = frozenset({_bpf.MapType.PERCPU_HASH, _bpf.MapType.PERCPU_ARRAY, _bpf.MapType.LRU_PERCPU_HASH})

@@ -14,6 +14,14 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
+#if defined(HOOK_XDP_FRAGS)
+#define SECTION "xdp.frags"
+#elif defined(HOOK_XDP)
+#define SECTION "xdp"
+#else
+#define SECTION "tc"
+#endif
+
 #if defined(HOOK_XDP) || defined(HOOK_XDP_FRAGS)
 #define CTX struct xdp_md
 #define PASS XDP_PASS
@@ -170,28 +178,17 @@ static __always_inline int handle(CTX *ctx)
 	return chain_return(ctx, denied(ctx) ? DROP : verdict);
 }
 
-#if defined(HOOK_XDP_FRAGS)
-SEC("xdp.frags")
-#elif defined(HOOK_XDP)
-SEC("xdp")
-#else
-SEC("tc")
-#endif
+SEC(SECTION)
 int member(CTX *ctx)
 {
 	return handle(ctx);
 }
 
-#if defined(HOOK_XDP)
-SEC("xdp")
-#elif defined(HOOK_XDP_FRAGS)
-SEC("xdp.frags")
-#else
-SEC("tc")
-#endif
-int other(CTX *ctx)
+/* The verifier rejects this one: it reads beyond the packet without a check. */
+SEC(SECTION)
+int broken(CTX *ctx)
 {
-	return handle(ctx);
+	return handle(ctx) + *(__u8 *)(long)ctx->data;
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The `Kernel` protocol on Linux, with bpf(2), libbpf, rtnetlink and bpffs.
+
+This module joins the parts and owns what lives longer than one call: the worker thread that enters namespaces, the
+descriptors of our `next` arrays (which lose their slots with their last reference), and the probed features. Constructing it does
+nothing; the pin directory is made, and bpffs mounted, with the first pin.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Literal
+
+from reconciler.errors import KernelError, NotSupportedError, StaleError
+from reconciler.kernel import MemberStats, Scope, _attach, _bpf, _evict, _features, _grace, _netns
+from reconciler.kernel._failing import STALE, failing
+from reconciler.kernel._load import load_generation
+from reconciler.kernel._objects import MapKeeper, walk_pins
+from reconciler.kernel._pins import Pins, identity_of
+from reconciler.kernel._snapshot import Reader, look
+from reconciler.model import (
+    STATS_COUNTERS,
+    Attach,
+    AttachKind,
+    ChangeMode,
+    Detach,
+    Evict,
+    Features,
+    Generation,
+    HookPoint,
+    HookState,
+    Identity,
+    LoadedGeneration,
+    LoadedMap,
+    MapRole,
+    OwnedAttachment,
+    Package,
+    PinKind,
+    Snapshot,
+    Support,
+    Switch,
+)
+
+DEFAULT_PIN_DIR = Path("/sys/fs/bpf/reconciler")
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_POSSIBLE_CPUS = Path("/sys/devices/system/cpu/possible")
+_COUNTER = struct.Struct("=QQ")
+_XDP_PASS = 2
+
+
+class LinuxKernel:
+    """This host's kernel.
+
+    Args:
+        pin_dir: directory on bpffs that is ours alone.
+        expedite: "never" keeps expedited grace periods off whatever the host could do.
+        force: answers instead of probes, by feature name, "membarrier" or "map-in-map".
+    """
+
+    def __init__(
+        self,
+        *,
+        pin_dir: Path = DEFAULT_PIN_DIR,
+        expedite: Literal["auto", "never"] = "auto",
+        force: Mapping[str, Support] | None = None,
+    ) -> None:
+        self._pins = Pins(pin_dir)
+        self._policy: Literal["auto", "never"] = expedite
+        self._force = dict(force or {})
+        self._worker = _netns.Worker()
+        self._keeper = MapKeeper()
+        self._features: Features | None = None
+        self._other_program: int | None = None
+
+    def close(self) -> None:
+        """Release every descriptor. Idempotent; nothing is detached."""
+        self._keeper.close()
+        self._worker.close()
+        if self._other_program is not None:
+            os.close(self._other_program)
+            self._other_program = None
+
+    # --- observing -----------------------------------------------------------------------------------------
+
+    def boot_id(self) -> str:
+        """The kernel's boot id."""
+        with failing(f"read {_BOOT_ID}"):
+            return _BOOT_ID.read_text(encoding="ascii").strip()
+
+    def features(self) -> Features:
+        """Probed features, cached for the process."""
+        if self._features is None:
+            self._features = _features.probe(self._worker, self._force)
+        return self._features
+
+    def snapshot(self, scope: Scope) -> Snapshot:
+        """Read interfaces, hooks, programs, links and our pins."""
+        pins = walk_pins(self._pins, self._keeper)
+        seen = look(self._reader(), scope, pins)
+        return Snapshot(
+            boot_id=self.boot_id(),
+            features=self.features(),
+            interfaces=tuple(seen.interfaces),
+            hooks=seen.hooks,
+            programs=seen.programs,
+            links=seen.model_links(),
+            pins=tuple(pins.pins),
+            maps=pins.maps,
+            namespaces=seen.namespaces,
+            missing=tuple(seen.missing),
+            complete=seen.complete and pins.complete,
+            bpffs_id=self._pins.filesystem_id(),
+        )
+
+    def read_hook(self, point: HookPoint) -> HookState:
+        """Read one hook again (settled or not). Raises KernelError ENODEV when its interface is gone."""
+        with failing(f"read {point}"):
+            return self._reader().hook(point, self._own_link(point), {})
+
+    def _own_link(self, point: HookPoint) -> dict[int, str]:
+        """The link at the hook's own pin, by id."""
+        path = f"links/{point.key}"
+        if not self._pins.exists(path):
+            return {}
+        with self._pins.opened(path) as link:
+            return {_bpf.link_info(link).id: path}
+
+    def _reader(self) -> Reader:
+        return Reader(
+            worker=self._worker, tcx=self.features().tcx is not Support.NO, other_program=self._unattached_program
+        )
+
+    def _unattached_program(self) -> int:
+        if self._other_program is None:
+            self._other_program = _bpf.load_trivial(_bpf.ProgType.XDP, _XDP_PASS, _bpf.BPF_XDP)
+        return self._other_program
+
+    def _site(self) -> _attach.Site:
+        return _attach.Site(self._pins, self._reader())
+
+    # --- generations ---------------------------------------------------------------------------------------
+
+    def load(self, generation: Generation, packages: Mapping[str, Package]) -> LoadedGeneration:
+        """Load, join, fill, freeze and pin; nothing of it stays when it fails."""
+        loaded, arrays = load_generation(self._pins, generation, packages)
+        for path, descriptor in arrays.items():
+            self._keeper.hold(path, descriptor)
+        return loaded
+
+    def unload(self, pins: tuple[str, ...]) -> None:
+        """Unpin paths; those that do not exist are fine. Removes directories that became empty."""
+        for path in pins:
+            self._pins.unlink(path)
+            self._keeper.release(path)
+
+    def first_program(self, generation: str) -> Identity:
+        """Identity of the first program of a pinned generation."""
+        path = _attach.first_pin(generation)
+        with self._pins.opened(path) as descriptor, failing(f"read {path}"):
+            return identity_of(descriptor, PinKind.PROGRAM)
+
+    def repin(self, path: str, kind: PinKind, identity: Identity) -> None:
+        """Pin an existing object of ours again. Raises StaleError when it is gone."""
+        call = f"pin {path} again"
+        held = self._keeper.held(path) if kind is PinKind.MAP else None
+        if held is not None and identity_of(held, kind) == identity:
+            self._pins.pin(held, path)
+            return
+        opened = {PinKind.PROGRAM: _bpf.prog_by_id, PinKind.MAP: _bpf.map_by_id, PinKind.LINK: _bpf.link_by_id}
+        with failing(call, STALE):
+            descriptor = opened[kind](identity.id)
+        with _bpf.closing(descriptor):
+            if identity_of(descriptor, kind) != identity:
+                raise StaleError(call, errno.ESTALE, f"{kind} id {identity.id} names another one now")
+            self._pins.pin(descriptor, path)
+
+    # --- attachments ---------------------------------------------------------------------------------------
+
+    def attach(self, step: Attach, first: Identity) -> OwnedAttachment:
+        """Attach the pinned first program of a generation."""
+        if step.displace is not None and step.kind is AttachKind.XDP_LINK:
+            return _evict.attach_displacing(self._site(), step, first, self.read_hook(step.point))
+        return _attach.attach(self._site(), step, first)
+
+    def switch(self, step: Switch, first: Identity) -> OwnedAttachment:
+        """Replace atomically, comparing with `step.program`."""
+        return _attach.switch(self._site(), step, first)
+
+    def change_mode(self, step: ChangeMode, first: Identity) -> tuple[OwnedAttachment, float]:
+        """Detach and attach in another mode; returns the attachment and the seconds without any program."""
+        return _attach.change_mode(self._site(), step, first)
+
+    def detach(self, step: Detach) -> None:
+        """Detach at once, then unlink. A link that is gone or defunct already is fine, its pin goes."""
+        _attach.detach(self._site(), step)
+
+    def evict(self, step: Evict) -> None:
+        """Remove a foreign attachment after reading it again."""
+        try:
+            state = self.read_hook(step.point)
+        except KernelError as error:
+            if error.errno != errno.ENODEV:
+                raise
+            raise StaleError(f"evict from {step.point}", errno.ENODEV, "the interface is gone") from error
+        _evict.evict(self._site(), step, state)
+
+    def attachment_alive(self, owned: OwnedAttachment, first: Identity) -> bool:
+        """Whether the attachment is there and runs exactly this program."""
+        return _attach.alive(self._site(), owned, first)
+
+    # --- grace periods -------------------------------------------------------------------------------------
+
+    def drain(self) -> str:
+        """Wait one grace period; returns the way ("membarrier" or "map-in-map")."""
+        return _grace.drain(self.features().drain)
+
+    def expedite(self) -> AbstractContextManager[bool]:
+        """Expedited grace periods for a batch, restored at the end; yields whether it took effect."""
+        return _grace.expedited(self._policy, allowed=self.features().expedite is Support.YES)
+
+    def grace_setting(self) -> int | None:
+        """The value of rcu_expedited now, None where it cannot be read or must not be touched."""
+        if self._policy == "never" or self.features().expedite is not Support.YES:
+            return None
+        return _grace.setting()
+
+    def restore_grace(self, value: int) -> None:
+        """After a crash: write `value` back, if the file still reads 1."""
+        _grace.restore(value)
+
+    # --- counters ------------------------------------------------------------------------------------------
+
+    def stats(self, generation: LoadedGeneration) -> Iterator[MemberStats]:
+        """Counters of every member that has a stats map, summed over CPUs."""
+        for item in generation.maps:
+            if item.role is MapRole.STATS:
+                yield MemberStats(chain=item.chain, member=item.member, counters=self._counters(item))
+
+    def _counters(self, item: LoadedMap) -> Mapping[str, tuple[int, int]]:
+        with self._pins.opened(item.pin) as descriptor, failing(f"read {item.pin}"):
+            facts = _bpf.map_info(descriptor)
+            if (facts.type, facts.value_size) != (_bpf.MapType.PERCPU_ARRAY, _COUNTER.size):
+                raise NotSupportedError(f"read {item.pin}", errno.EINVAL, "not a per-CPU array of {packets, bytes}")
+            size = _COUNTER.size * _possible_cpus()
+            counters = {}
+            for index, name in enumerate(STATS_COUNTERS[: facts.max_entries]):
+                raw = _bpf.map_lookup(descriptor, struct.pack("=I", index), size)
+                rows = list(_COUNTER.iter_unpack(raw))
+                counters[name] = (sum(row[0] for row in rows), sum(row[1] for row in rows))
+            return counters
+
+
+def _possible_cpus() -> int:
+    """How many values a per-CPU map has for each key ("0-3" means 4: the kernel counts up to the highest)."""
+    text = _POSSIBLE_CPUS.read_text(encoding="ascii").strip()
+    return int(text.replace(",", "-").rsplit("-", 1)[-1]) + 1
