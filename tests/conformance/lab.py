@@ -152,6 +152,10 @@ class Lab(abc.ABC):
         """Somebody removes a pin of ours."""
 
     @abc.abstractmethod
+    def steal(self, path: str) -> None:
+        """Somebody puts a program of their own in the place of a pin of ours."""
+
+    @abc.abstractmethod
     def write_to_map(self, path: str) -> int:
         """Somebody tries to change an entry of a pinned map of ours; the errno, 0 if it worked."""
 

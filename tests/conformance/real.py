@@ -1,52 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`RealLab`: the lab on the running kernel. Others act by ip(8), tc(8) and plain system calls, not by what is tested."""
+"""`RealLab`: the lab on the running kernel. Others act by ip(8), tc(8) and system calls, not by what is tested."""
 
 from __future__ import annotations
 
-import ctypes
-import hashlib
 import os
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from reconciler import elf
 from reconciler.kernel import _attr, _bpf
 from reconciler.model import (
     AttachKind,
     Attachment,
     FilterId,
     Generation,
-    GlobalValue,
     HookKind,
-    MapRole,
-    MapUse,
-    MemberLoad,
     Package,
-    PackageManifest,
-    PackageRef,
-    Signer,
     XdpMode,
 )
 from tests.conformance.lab import OUR_HANDLE, OUR_PRIO, PARENTS, Lab, Tamper, Way
-from tests.kernel import support
+from tests.kernel import generations, support
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
 
     from reconciler.kernel import Kernel
     from reconciler.model import HookPoint, OwnedAttachment
 
-HERE = Path(__file__).parent
-SIGNER = Signer(name="test", identity="test", issuer="key")
 TCX_TYPES = {HookKind.TC_INGRESS: _bpf.BPF_TCX_INGRESS, HookKind.TC_EGRESS: _bpf.BPF_TCX_EGRESS}
 XDP_FLAGS = {XdpMode.NATIVE: _bpf.XDP_FLAGS_DRV_MODE, XdpMode.GENERIC: _bpf.XDP_FLAGS_SKB_MODE}
 DIRECTIONS = {HookKind.TC_INGRESS: "ingress", HookKind.TC_EGRESS: "egress"}
 XDP_PASS, TC_ACT_UNSPEC = 2, -1
 BPF_F_BEFORE = 8
 FOREIGN_NAME = "foreign"
-CONFIGS = ("deny", "nets", "table")
+TC_NAME = f"{FOREIGN_NAME}:[*fsobj]"
+"""How tc(8) names the filter of a pinned program."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +85,7 @@ class RealLab(Lab):
         return made.name
 
     def interface(self, netns: str, name: str) -> int:
-        near, peer = self._spaces[netns], support.unique("p")
+        near, peer = self._spaces[netns], f"peer{len(self._peers)}"
         support.add_veth(near, name, self._far, peer)
         ifindex = near.ifindex(name)
         self._peers[netns, ifindex] = Peer(near, peer)
@@ -128,65 +117,15 @@ class RealLab(Lab):
     def generation(
         self, members: int = 2, *, text: str = "a", number: int = 0, reuse: bool = False, broken: bool = False
     ) -> tuple[Generation, Mapping[str, Package]]:
-        digest = hashlib.sha256(f"{self.way.kind} {members} {text}".encode()).hexdigest()
-        name = f"{digest[:32]}_{number}"
-        good = _package(support.compile_program(support.PROGS / "member.bpf.c", f"HOOK_{self._type.upper()}"))
-        loads = [self._member(good, name, index, members, text=text, reuse=reuse) for index in range(members)]
-        packages = {good.ref.digest: good}
-        if broken:
-            source = {"xdp": support.PROGS / "rejected.bpf.c", "tc": HERE / "progs/rejected_tc.bpf.c"}[self._type]
-            bad = _package(support.compile_program(source))
-            packages[bad.ref.digest] = bad
-            loads[-1] = replace(loads[-1], package=bad.ref.digest, globals=(), maps=())
-        return Generation(name=name, digest=digest, kind=self.way.kind, members=tuple(loads)), packages
-
-    @property
-    def _type(self) -> Literal["xdp", "tc"]:
-        return "xdp" if self.way.kind is HookKind.XDP else "tc"
-
-    def _member(  # the parts of one MemberLoad
-        self, package: Package, generation: str, index: int, members: int, *, text: str, reuse: bool
-    ) -> MemberLoad:
-        settings = {"chain_proceed": 1 << (XDP_PASS if self._type == "xdp" else 31), "chain_last": index == members - 1}
-        return MemberLoad(
-            chain="chain",
-            member=f"member{index}",
-            package=package.ref.digest,
-            object="member.bpf.o",
-            program="member",
-            type=self._type,
-            pin=f"gen/{generation}/p{index:02}",
-            globals=tuple(_global(package, name, int(value)) for name, value in settings.items()),
-            maps=self._maps(generation, index, text=text, reuse=reuse),
+        defs = tuple(
+            generations.MemberDef(
+                name=f"member{index}",
+                program="broken" if broken and index == members - 1 else "member",
+                deny=(40000 + ord(text),),
+            )
+            for index in range(members)
         )
-
-    def _maps(self, generation: str, index: int, *, text: str, reuse: bool) -> tuple[MapUse, ...]:
-        port = (40000 + ord(text[0])).to_bytes(2, "little")
-        entries = {"deny": ((port, bytes(4)),), "nets": (), "table": ()}
-        kept = [("hits", MapRole.STATE), ("stats", MapRole.STATS)]
-        return (
-            MapUse(name="next", role=MapRole.NEXT, pin=f"gen/{generation}/n{index:02}"),
-            *(
-                MapUse(
-                    name=name,
-                    role=MapRole.CONFIG,
-                    pin=f"gen/{generation}/c{index:02}_{number:02}",
-                    entries=entries[name],
-                )
-                for number, name in enumerate(CONFIGS)
-            ),
-            *(
-                MapUse(
-                    name=name,
-                    role=role,
-                    pin=f"state/{hashlib.sha256(f'{index} {name}'.encode()).hexdigest()[:32]}",
-                    reuse=reuse,
-                    key=f"chain/member{index}/{name}",
-                    layout="1",
-                )
-                for name, role in kept
-            ),
-        )
+        return generations.generation(self.way.kind, defs, text=text, number=number, reuse=reuse)
 
     # --- others ------------------------------------------------------------------------------------------
 
@@ -205,7 +144,12 @@ class RealLab(Lab):
 
     def _set_xdp(self, point: HookPoint, mode: XdpMode, *what: str) -> None:
         keyword = {XdpMode.NATIVE: "xdpdrv", XdpMode.GENERIC: "xdpgeneric"}[mode]
-        self._spaces[point.netns].ip("link", "set", "dev", point.interface, keyword, *what)
+        self._run(point, "ip", "link", "set", "dev", point.interface, keyword, *what)
+
+    @staticmethod
+    def _run(point: HookPoint, *command: str) -> None:
+        # Not with -n: that mounts a fresh /sys, which holds no pins.
+        support.in_netns(point.netns, lambda: support.run(*command))
 
     def foreign_tcx(
         self, point: HookPoint, via: Literal["link", "prog"], position: Literal["head", "tail"] = "tail"
@@ -231,14 +175,14 @@ class RealLab(Lab):
             kind=AttachKind.CLSACT_FILTER,
             program_id=_id(program),
             filter=FilterId(parent=PARENTS[point.kind], prio=prio, handle=handle),
-            name=FOREIGN_NAME,
+            name=TC_NAME,
         )
 
     def _filter(self, verb: str, point: HookPoint, prio: int, handle: int, path: str = "") -> None:
         where = ["dev", point.interface, DIRECTIONS[point.kind], "protocol", "all", "prio", str(prio)]
         what = ["handle", f"{handle:#x}", "bpf"]
         program = ["direct-action", "pinned", path] if path else []
-        self._spaces[point.netns].tc("filter", verb, *where, *what, *program)
+        self._run(point, "tc", "filter", verb, *where, *what, *program)
 
     def foreign_ingress_qdisc(self, point: HookPoint) -> None:
         self._spaces[point.netns].tc("qdisc", "add", "dev", point.interface, "ingress")
@@ -278,6 +222,10 @@ class RealLab(Lab):
 
     def unpin(self, path: str) -> None:
         (self._pins / path).unlink()
+
+    def steal(self, path: str) -> None:
+        self.unpin(path)
+        _bpf.obj_pin(self._foreign_program(HookKind.XDP), str(self._pins / path))
 
     def write_to_map(self, path: str) -> int:
         with _bpf.closing(_bpf.obj_get(str(self._pins / path))) as descriptor:
@@ -319,25 +267,6 @@ class RealLab(Lab):
 
 def _id(program: int) -> int:
     return _bpf.prog_info(program).id
-
-
-def _package(data: bytes) -> Package:
-    digest = "sha256:" + hashlib.sha256(data).hexdigest()
-    return Package(
-        ref=PackageRef(name="member", version="1.0.0", digest=digest),
-        manifest=PackageManifest(name="member", version="1.0.0", license="GPL", programs=()),
-        objects={"member.bpf.o": data},
-        signer=SIGNER,
-    )
-
-
-def _global(package: Package, name: str, value: int) -> GlobalValue:
-    (data,) = package.objects.values()
-    variable = next(each for each in elf.read_object(data, name="member.bpf.o").globals if each.name == name)
-    size = ctypes.sizeof(ctypes.c_uint32)
-    return GlobalValue(
-        name=name, section=variable.section, offset=variable.offset, value=value.to_bytes(size, "little")
-    )
 
 
 def labs(way: Way, start: Callable[[Path], Kernel]) -> Iterator[Lab]:

@@ -243,6 +243,14 @@ def test_a_rejected_member_fails_with_its_log_and_leaves_nothing(lab: Lab) -> No
         lab.kernel.first_program(wanted.name)
 
 
+def test_a_package_that_is_not_there_fails_and_leaves_nothing(lab: Lab) -> None:
+    before = lab.pins()
+    wanted, _ = lab.generation()
+    with pytest.raises(KernelError):
+        lab.kernel.load(wanted, {})
+    assert lab.pins() == before
+
+
 def test_unload_removes_and_does_not_mind_what_is_gone(lab: Lab) -> None:
     before = lab.pins()
     loaded = lab.load()
@@ -267,6 +275,7 @@ def test_what_is_attached_is_seen(lab: Lab) -> None:
     assert (here.kind, here.program_id) == (lab.way.attach_kind, first(scene.loaded).id)
     assert (owned.kind, owned.generation, owned.point) == (here.kind, scene.loaded.name, scene.point)
     assert (owned.link_id, owned.filter, owned.mode) == (here.link_id, here.filter, here.mode)
+    assert owned.gap is None
     assert owned.mode == (lab.way.mode.value if lab.way.kind is HookKind.XDP else None)
     assert lab.kernel.attachment_alive(owned, first(scene.loaded))
 
@@ -339,6 +348,8 @@ def test_a_foreign_occupant_is_displaced_by_the_switch(
     (here,) = lab.kernel.read_hook(point).attachments
     assert (here.kind, here.program_id, here.link_id) == (AttachKind.XDP_LINK, first(loaded).id, owned.link_id)
     assert here.mode == lab.way.mode
+    assert owned.gap is not None
+    assert 0 <= owned.gap < SETTLE_SECONDS
     assert_runs(lab, point, loaded)
 
 
@@ -465,12 +476,12 @@ def test_attaching_another_program_than_the_planned_one_is_stale(lab: Lab) -> No
     assert lab.kernel.read_hook(point).attachments == ()
 
 
-def test_attaching_where_the_interface_is_gone_leaves_nothing(lab: Lab) -> None:
+def test_attaching_where_the_interface_is_gone_is_stale_and_leaves_nothing(lab: Lab) -> None:
     point, loaded = lab.place(), lab.load()
     step = lab.attach_step(point, loaded)
     lab.remove_interface(point.netns, point.interface)
     pins = lab.pins()
-    with pytest.raises(KernelError):
+    with pytest.raises(StaleError):
         lab.kernel.attach(step, first(loaded))
     assert lab.pins() == pins
 
@@ -541,6 +552,16 @@ def test_a_switch_of_what_somebody_tampered_with_is_stale(lab: Lab, how: Literal
         lab.kernel.switch(switch_step(scene.owned, scene.loaded, new), first(new))
     assert lab.kernel.read_hook(scene.point).attachments == before
     assert not lab.kernel.attachment_alive(scene.owned, first(scene.loaded))
+
+
+@only(AttachKind.XDP_LINK, AttachKind.TCX_LINK)
+def test_a_switch_of_a_link_without_its_pin_is_stale(lab: Lab) -> None:
+    scene = Scene.make(lab)
+    new = lab.load(text="b", reuse=True)
+    lab.unpin(scene.owned.pin or "")
+    with pytest.raises(StaleError):
+        lab.kernel.switch(switch_step(scene.owned, scene.loaded, new), first(new))
+    assert eventually(lambda: programs_on(lab, scene.point) == [])
 
 
 def test_a_switch_on_an_interface_that_vanished_is_stale(lab: Lab) -> None:
@@ -618,6 +639,26 @@ def test_detach_of_a_link_that_somebody_detached_removes_the_pin(lab: Lab) -> No
     lab.kernel.detach(detach_step(scene.owned))
     assert scene.owned.pin not in lab.pins()
     assert eventually(lambda: scene.owned.link_id not in lab.look().links)
+
+
+@only(AttachKind.XDP_LINK, AttachKind.TCX_LINK)
+def test_a_pin_that_somebody_took_over_is_not_ours_to_remove(lab: Lab) -> None:
+    scene = Scene.make(lab)
+    lab.steal(scene.owned.pin or "")
+    with pytest.raises(StaleError):
+        lab.kernel.detach(detach_step(scene.owned))
+    assert scene.owned.pin in lab.pins()
+    with pytest.raises(StaleError):
+        lab.kernel.switch(switch_step(scene.owned, scene.loaded, scene.loaded), first(scene.loaded))
+
+
+def test_a_first_program_that_somebody_took_over_is_not_attached(lab: Lab) -> None:
+    point, loaded = lab.place(), lab.load()
+    step = lab.attach_step(point, loaded)
+    lab.steal(loaded.programs[0].pin)
+    with pytest.raises(StaleError):
+        lab.kernel.attach(step, first(loaded))
+    assert programs_on(lab, point) == []
 
 
 def test_detach_where_the_interface_is_gone_removes_the_pin(lab: Lab) -> None:

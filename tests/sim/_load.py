@@ -103,7 +103,10 @@ class Loader:
 
     def _load_member(self, member: MemberLoad, *, last: bool) -> FakeProgram:
         maps = [(use, self._map(member, use)) for use in member.maps]
-        data = self._packages[member.package].objects[member.object]
+        package = self._packages.get(member.package)
+        data = package.objects.get(member.object) if package is not None else None
+        if data is None:
+            raise KernelError(f"load {member.chain}/{member.member}", errno.ENOENT, f"no object {member.object}")
         if REJECT in data:
             log = f"func#0 @0\nR1 invalid mem access 'scalar'\nprocessed 7 insns\n{member.program} rejected\n"
             raise VerifierError(f"BPF_PROG_LOAD {member.program}", errno.EACCES, "R1 invalid mem access 'scalar'", log)

@@ -55,8 +55,8 @@ ALL_FEATURES = Features(
 )
 """What a current kernel has."""
 
-CHANGE_MODE_GAP = 0.008
-"""Seconds that a change of mode takes here; about what was measured on 6.18."""
+GAP = 0.008
+"""Seconds without any program that a change of mode and displacing take here; about what was measured on 6.18."""
 
 
 class FakeKernel(Observed):
@@ -191,7 +191,8 @@ class FakeKernel(Observed):
             raise OccupiedError(f"XDP on {step.point}", errno.EBUSY, f"program {device.xdp.program_id} is attached")
         assert step.pin is not None
         link = self._pinned_link(step.pin, lambda: self._install_xdp(device, program, mode, link=True))
-        return _owned(step, link_id=link.id, pin=step.pin, mode=mode)
+        gap = None if step.displace is None else GAP
+        return _owned(step, link_id=link.id, pin=step.pin, mode=mode, gap=gap)
 
     @staticmethod
     def _mode(device: Device, wanted: XdpMode) -> str:
@@ -275,6 +276,7 @@ class FakeKernel(Observed):
         program = self._first(step.generation, first)
         device = self._planned_device(step.point)
         seen = self._ours(step)
+        self._planned_pin(step)
         if seen is None or seen.program_id != step.program.id or not self._runs(step.program):
             raise StaleError(f"switching {step.point}", errno.EPERM, f"expected {step.program}, got {seen}")
 
@@ -287,6 +289,11 @@ class FakeKernel(Observed):
 
         self._do("filter-replace" if step.filter is not None else "link-update", action)
         return _owned(step, link_id=step.link_id, pin=step.pin, filter=step.filter, mode=seen.mode)
+
+    def _planned_pin(self, step: Switch | Detach) -> None:
+        key = (PinKind.LINK, step.link_id or 0)
+        if step.link_id is not None and step.pin is not None and self.pins.get(step.pin, key) != key:
+            raise StaleError(f"opening {step.pin}", errno.ESTALE, f"expected link {step.link_id}, got another object")
 
     def _ours(self, step: Switch | Detach) -> Attachment | None:
         for seen in self.attachments(step.point):
@@ -311,13 +318,14 @@ class FakeKernel(Observed):
             assert old_mode is not None
             self._pinned_link(step.pin, lambda: self._install_xdp(device, old_program, old_mode, link=True))
             raise
-        return _owned(step, link_id=made.id, pin=step.pin, mode=mode), CHANGE_MODE_GAP
+        return _owned(step, link_id=made.id, pin=step.pin, mode=mode), GAP
 
     def detach(self, step: Detach) -> None:
         self.faults.alive()
         if step.kind is AttachKind.CLSACT_FILTER:
             self._detach_filter(step)
             return
+        self._planned_pin(step)
         link = self.links.get(step.link_id or 0)
         if link is not None and link.device is not None:
             self._do("link-detach", lambda: self._detach_link(link))

@@ -95,6 +95,9 @@ class FakeLab(Lab):
     def unpin(self, path: str) -> None:
         self.fake.unpin(path)
 
+    def steal(self, path: str) -> None:
+        self.fake.steal(path)
+
     def write_to_map(self, path: str) -> int:
         try:
             self.fake.poke_map(path, bytes(4), bytes(4))
