@@ -21,24 +21,24 @@ if TYPE_CHECKING:
     from reconciler.config import Config
 
 VERBS = {
-    "accept": "_agent",
-    "apply": "_agent",
-    "check": "_check",
-    "explain": "_explain",
-    "history": "_agent",
-    "init": "_init",
-    "observe": "_observe",
-    "package": "_package",
-    "plan": "_agent",
-    "resume": "_agent",
-    "run": "_agent",
-    "status": "_agent",
-    "suspend": "_agent",
-    "teardown": "_agent",
-    "validate": "_validate",
-    "verify": "_verify",
+    "accept": ("_agent", "Take the advertised head against history, once, on record."),
+    "apply": ("_agent", "One pass: make this host as the repository declares it."),
+    "check": ("_check", "Whether this host has what the reconciler needs."),
+    "explain": ("_explain", "What a field of a manifest or of the configuration means."),
+    "history": ("_agent", "What happened on this host."),
+    "init": ("_init", "Write a policy repository that works at once."),
+    "observe": ("_observe", "What the kernel holds on network hooks: owned, tolerated, foreign."),
+    "package": ("_package", "Build, sign and inspect packages."),
+    "plan": ("_agent", "What apply would do; changes nothing."),
+    "resume": ("_agent", "Take new commits again; after a teardown, put the chains back."),
+    "run": ("_agent", "The agent: poll, verify, reconcile, repair, until SIGTERM."),
+    "status": ("_agent", "What the last pass found, and the next step."),
+    "suspend": ("_agent", "Take no new commits for a while; repair goes on."),
+    "teardown": ("_agent", "Take everything of ours off this host."),
+    "validate": ("_validate", "Check manifests, packages and configurations offline."),
+    "verify": ("_verify", "Check signatures of commits and packages under this host's policy."),
 }
-"""Verb to the module that holds it; modules are imported when their verb is used, so that small verbs start fast."""
+"""Verb to its module and a line of help; modules are imported when used, so that small verbs start fast."""
 
 
 @dataclass(slots=True)
@@ -70,10 +70,14 @@ class _Verbs(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's signature
         return sorted(VERBS)
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl([(verb, text) for verb, (_, text) in sorted(VERBS.items())])
+
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in VERBS:
             return None
-        module = importlib.import_module(f"reconciler.cli.{VERBS[cmd_name]}")
+        module = importlib.import_module(f"reconciler.cli.{VERBS[cmd_name][0]}")
         command: click.Command = getattr(module, cmd_name)
         taken = {name for parameter in command.params for name in parameter.opts}
         command.params += [option for option in _shared_options() if not taken.intersection(option.opts)]

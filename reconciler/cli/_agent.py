@@ -18,7 +18,6 @@ from reconciler._documents import parse_duration
 from reconciler.cli import _compose as compose
 from reconciler.cli._output import note, progress, say, say_json, say_plan, table
 from reconciler.errors import ExitCode, LockedError, ReconcilerError, StateError, StateVersionError
-from reconciler.kernel.watch import open_watches
 from reconciler.model import to_builtins
 from reconciler.sensor import ask, open_sensor
 from reconciler.state import read_history, read_status
@@ -63,6 +62,8 @@ def apply(context: Context, *, confirm: str | None, unsafe_trust_first_use: bool
 @click.pass_obj
 def run(context: Context, *, unsafe_trust_first_use: bool) -> int:
     """The agent: poll, verify, reconcile, repair, until SIGTERM. Programs stay when it ends."""
+    from reconciler.kernel.watch import open_watches  # noqa: PLC0415  # only the agent watches
+
     config = context.config
     control = Path(config.control_path)
     with compose.open_parts(config, unsafe_first_use=unsafe_trust_first_use, emit=compose.emit_json) as parts:
