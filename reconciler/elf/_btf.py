@@ -62,10 +62,12 @@ class Budget:
 class Btf:
     """The types of one object; a type's id is its position, 0 is void."""
 
-    __slots__ = ("_types",)
+    __slots__ = ("_sizes", "_types")
 
     def __init__(self, types: tuple[Type, ...]) -> None:
         self._types = types
+        # Sizes that were asked for before: thousands of variables may have one type, at the end of a long chain.
+        self._sizes: dict[int, int] = {}
 
     @classmethod
     def read(cls, data: bytes | memoryview) -> Btf:
@@ -119,6 +121,12 @@ class Btf:
         Raises:
             ElfError: a value of this type cannot exist, or is larger than 4 GiB.
         """
+        size = self._sizes.get(type_id)
+        if size is None:
+            size = self._sizes[type_id] = self._measure(type_id)
+        return size
+
+    def _measure(self, type_id: int) -> int:
         factor = 1
         for _hop in range(MAX_DEPTH):
             each = self.resolve(type_id)

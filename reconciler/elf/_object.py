@@ -147,7 +147,7 @@ def read_object(data: bytes, *, name: str) -> Object:
 def _read_object(data: bytes, name: str) -> Object:
     sections = read_sections(data)
     section = sections.find(".BTF")
-    if section is None or section.kind != SHT_PROGBITS:
+    if section is None:
         raise ElfError("expected a .BTF section, got none: compile with -g (`llvm-strip -g` keeps it)")
     btf = Btf.read(section.data)
     if sections.find("maps") is not None:

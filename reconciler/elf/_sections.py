@@ -178,9 +178,10 @@ def _section(view: memoryview, names: memoryview, index: int, header: tuple[int,
 
 
 def _matters(section: Section) -> bool:
-    # Sections that are loaded, or that describe those: two of the same name would be read differently by libbpf.
-    loaded = bool(section.flags & (SHF_ALLOC | SHF_EXECINSTR)) or section.name in _DESCRIPTIVE
-    return loaded and section.kind in (SHT_PROGBITS, SHT_NOBITS)
+    # Sections that are loaded, and those that libbpf finds by name, whatever their type: with two of the same name
+    # it might read the other one.
+    loaded = section.kind in (SHT_PROGBITS, SHT_NOBITS) and section.flags & (SHF_ALLOC | SHF_EXECINSTR)
+    return bool(loaded) or section.name in _DESCRIPTIVE
 
 
 def _by_name(sections: tuple[Section, ...]) -> dict[str, Section]:
@@ -188,6 +189,8 @@ def _by_name(sections: tuple[Section, ...]) -> dict[str, Section]:
     for section in filter(_matters, sections):
         if section.name in found:
             raise ElfError(f"expected one section {section.name}, got two")
+        if section.name in _DESCRIPTIVE and section.kind != SHT_PROGBITS:
+            raise ElfError(f"section {section.name}: expected contents (SHT_PROGBITS), got type {section.kind}")
         if section.flags & SHF_COMPRESSED:
             raise ElfError(f"section {section.name}: expected it uncompressed")
         found[section.name] = section

@@ -424,6 +424,7 @@ def test_formats_do_not_loop_on_nonsense(nonsense: Nonsense) -> None:
         encode(nonsense.btf, nonsense.own_member, {}, where="v", format={"self.self.self": "mac"})
     with pytest.raises(EncodingError, match="expected a member missing"):
         encode(nonsense.btf, nonsense.tower, [], where="v", format={"missing": "mac"})
-    for name in ("text", "ipv4"):
-        with pytest.raises(EncodingError, match=f"format {name} does not fit"):
-            encode(nonsense.btf, nonsense.tower, [], where="v", format=name)
+    with pytest.raises(EncodingError, match="format text does not fit"):
+        encode(nonsense.btf, nonsense.tower, [], where="v", format="text")
+    with pytest.raises(EncodingError, match="expected an array of at most 32 dimensions"):
+        encode(nonsense.btf, nonsense.tower, [], where="v", format="ipv4")
