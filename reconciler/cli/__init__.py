@@ -79,9 +79,17 @@ class _Verbs(click.Group):
             return None
         module = importlib.import_module(f"reconciler.cli.{VERBS[cmd_name][0]}")
         command: click.Command = getattr(module, cmd_name)
-        taken = {name for parameter in command.params for name in parameter.opts}
-        command.params += [option for option in _shared_options() if not taken.intersection(option.opts)]
+        _share_options(command)
         return command
+
+
+def _share_options(command: click.Command) -> None:
+    if isinstance(command, click.Group):
+        for each in command.commands.values():
+            _share_options(each)
+        return
+    taken = {name for parameter in command.params for name in parameter.opts}
+    command.params += [option for option in _shared_options() if not taken.intersection(option.opts)]
 
 
 def _shared_options() -> list[click.Option]:
