@@ -3,8 +3,20 @@
 
 from __future__ import annotations
 
-from reconciler.trust._bundles import revoked_reason, verify_package
+from reconciler.trust._bundles import check_revoked, matches_identity, verify_package
 from reconciler.trust._commits import verify_commit
-from reconciler.trust._keys import fingerprint, sign
+from reconciler.trust._format import MAX_BUNDLE_BYTES
+from reconciler.trust._keys import fingerprint, load_public_key, sign
+from reconciler.trust._roots import trust_root_end
 
-__all__ = ["fingerprint", "revoked_reason", "sign", "verify_commit", "verify_package"]
+__all__ = [
+    "MAX_BUNDLE_BYTES",
+    "check_revoked",
+    "fingerprint",
+    "load_public_key",
+    "matches_identity",
+    "sign",
+    "trust_root_end",
+    "verify_commit",
+    "verify_package",
+]
