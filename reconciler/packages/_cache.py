@@ -136,7 +136,7 @@ def _signer(ref: PackageRef, archive: bytes, bundle: bytes, trust: Trust, now: d
 
 
 def _revocation(package: Package, trust: Trust, running: frozenset[str]) -> Package:
-    reason = verifier.revoked_reason(digest=package.ref.digest, signer=package.signer, revoked=trust.revoked)
+    reason = verifier.check_revoked(trust.revoked, digest=package.ref.digest, signer=package.signer)
     if reason is None:
         return package
     if package.ref.digest not in running:

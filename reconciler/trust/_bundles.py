@@ -23,9 +23,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
+from reconciler._documents import parse_glob
 from reconciler.config.signers import IdentityRule, KeyRule, Revoked, SignerRule
 from reconciler.errors import IdentityError, ReconcilerError, SignatureError, TrustError
 from reconciler.model import Signer
@@ -63,7 +63,7 @@ def verify_package(
         SignatureError: no valid signature over exactly these bytes, or none of the kind that the rules ask for.
         IdentityError: no rule is for this package, or a valid signature by somebody whom none allows (then).
     """
-    chosen = tuple(rule for rule in rules if any(fnmatchcase(package, glob) for glob in rule.packages))
+    chosen = tuple(rule for rule in rules if any(parse_glob(glob).matches(package) for glob in rule.packages))
     if not chosen:
         raise IdentityError(
             f"no signer is allowed for package {package!r}; name one in trust.signers of the host's configuration"

@@ -156,6 +156,9 @@ def _bytes(value: object, where: str) -> bytes:
     if not isinstance(value, str) or not value:
         raise SignatureError(f"expected base64 text at {where} of the bundle, got {type(value).__name__}")
     try:
-        return base64.b64decode(value, validate=True)
+        data = base64.b64decode(value, validate=True)
     except (binascii.Error, ValueError) as error:
         raise SignatureError(f"expected base64 text at {where} of the bundle: {error}") from error
+    if base64.b64encode(data).decode() != value:
+        raise SignatureError(f"expected canonical base64 text at {where} of the bundle, got another spelling")
+    return data
