@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attach, switch and detach what is ours: links on XDP and tcx, filters on clsact.
 
-A link is compared by the kernel (`expected_revision`, `old_prog_fd`); a filter has no such guard and is read right before
-and verified after. A link's pin is made before `attach` returns; if it cannot be, the link is detached again.
+A link is compared by the kernel (`expected_revision`, `old_prog_fd`); a filter has no such guard and is read right
+before and verified after. A link's pin is made before `attach` returns; if it cannot be, the link is detached again.
 """
 
 from __future__ import annotations
@@ -10,16 +10,15 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from reconciler.errors import KernelError, NotSupportedError, StaleError
 from reconciler.kernel import _bpf, _filters, _hooks
 from reconciler.kernel._failing import OCCUPIED, STALE, UNSUPPORTED, failing
 from reconciler.kernel._netlink import Route
 from reconciler.kernel._pins import Pins, identity_of
-from reconciler.kernel._snapshot import Reader
 from reconciler.model import (
     Attach,
     AttachKind,
@@ -33,6 +32,11 @@ from reconciler.model import (
     Switch,
     XdpMode,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from reconciler.kernel._snapshot import Reader
 
 
 @dataclass(frozen=True, slots=True)

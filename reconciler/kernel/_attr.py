@@ -2,8 +2,8 @@
 """`union bpf_attr` and the info structures of bpf(2), one `ctypes.Structure` per command.
 
 Each structure holds the members that we use, in the kernel's layout, and may end before the kernel's does: bpf(2)
-takes the size and treats the rest as zero. `tests/kernel/test_linux_abi.py` compares every member's offset and size with
-the running kernel's own BTF.
+takes the size and treats the rest as zero. `tests/kernel/test_linux_abi.py` compares every member's offset and size
+with the running kernel's own BTF.
 """
 
 from __future__ import annotations

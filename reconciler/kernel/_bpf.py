@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """bpf(2), one typed function per command.
 
-Every function raises `OSError` with the kernel's errno; what an errno *means* is decided by the callers, who know what they
-tried. Returned descriptors are plain integers, close-on-exec, owned by the caller. Nothing here knows of namespaces:
-commands that take an ifindex use the calling thread's.
+Every function raises `OSError` with the kernel's errno; what an errno *means* is decided by the callers, who know what
+they tried. Returned descriptors are plain integers, close-on-exec, owned by the caller. Nothing here knows of
+namespaces: commands that take an ifindex use the calling thread's.
 """
 
 from __future__ import annotations
@@ -13,11 +13,14 @@ import enum
 import errno
 import os
 import platform
-from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from reconciler.kernel import _attr
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _SYSCALLS = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
 """__NR_bpf (arch/*/include/uapi/asm/unistd*.h)."""
@@ -119,7 +122,7 @@ PROG_TYPE_NAMES = {3: "tc", 6: "xdp"}
 
 
 def bpf(command: Cmd, attr: ctypes.Structure) -> int:
-    """bpf(2). Raises OSError."""
+    """Make the system call. Raises OSError."""
     result: int = _libc.syscall(_NR_BPF, int(command), ctypes.byref(attr), ctypes.sizeof(attr))
     if result < 0:
         number = ctypes.get_errno()

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Remove what is not ours: evict from a hook, or displace the occupant of one that is wanted.
 
-Each removal reads first and compares by what the kernel offers for its kind; what turns out to be another program than the
-planned one is left alone (`StaleError`).
+Each removal reads first and compares by what the kernel offers for its kind; what turns out to be another program than
+the planned one is left alone (`StaleError`).
 """
 
 from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
 
 from reconciler.errors import NotSupportedError, StaleError
 from reconciler.kernel import _bpf, _filters, _hooks
@@ -19,8 +19,8 @@ from reconciler.kernel._failing import OCCUPIED, STALE, UNSUPPORTED, failing
 from reconciler.kernel._netlink import Route
 from reconciler.model import (
     Attach,
-    Attachment,
     AttachKind,
+    Attachment,
     Evict,
     HookPoint,
     HookState,
@@ -29,8 +29,10 @@ from reconciler.model import (
     RemovalMethod,
 )
 
-_GONE = {errno.ENODEV: StaleError}
-_NETLINK_LOST = {errno.EEXIST: StaleError, errno.EBUSY: StaleError}
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_NETLINK_LOST = {errno.EEXIST: StaleError, errno.EBUSY: StaleError, errno.ENODEV: StaleError}
 """Netlink XDP: another program than the expected one, or a link, holds the hook now."""
 
 
@@ -47,16 +49,18 @@ def evict(site: Site, step: Evict, state: HookState) -> None:
         raise stale(call, f"program {step.program.id} is not attached there as planned any more")
     match step.method:
         case RemovalMethod.LINK_DETACH:
-            with _foreign_link(call, step.attachment, step.program, step.point) as link:
-                with failing(call, STALE, UNSUPPORTED):
-                    _bpf.link_detach(link)
+            with (
+                _foreign_link(call, step.attachment, step.program, step.point) as link,
+                failing(call, STALE, UNSUPPORTED),
+            ):
+                _bpf.link_detach(link)
         case RemovalMethod.NETLINK:
-            with program_opened(call, step.program) as expected, failing(call, _NETLINK_LOST, _GONE):
+            with program_opened(call, step.program) as expected, failing(call, _NETLINK_LOST):
                 set_xdp(site, step.point, -1, expected, step.attachment.mode)
         case RemovalMethod.PROG_DETACH:
             kind = _hooks.TCX_TYPES[step.point.kind]
             ifindex = step.point.ifindex
-            with program_opened(call, step.program) as program, failing(call, STALE, {errno.EBUSY: StaleError}, _GONE):
+            with program_opened(call, step.program) as program, failing(call, STALE, {errno.EBUSY: StaleError}):
                 site.reader.inside(step.point, lambda: _bpf.tcx_detach(program, ifindex, kind, step.revision))
         case RemovalMethod.FILTER_DELETE:
             if step.attachment.filter is None:
@@ -106,9 +110,9 @@ def attach_displacing(
 ) -> OwnedAttachment:
     """Take an XDP hook over from its planned occupant.
 
-    The occupant's attachment first gets our program in place, compared with the old one; so packets run ours at once, and what
-    remains is the gap between removing that attachment and making our link, which is measured. If our link cannot be
-    made then, the hook stays empty: the foreign program does not come back.
+    The occupant's attachment first gets our program in place, compared with the old one; so packets run ours at once,
+    and what remains is the gap between removing that attachment and making our link, which is measured. If our link
+    cannot be made then, the hook stays empty: the foreign program does not come back.
 
     Args:
         state: the hook as it is now.
@@ -129,7 +133,7 @@ def attach_displacing(
         else:
             expected = _take_over_netlink(site, call, step, program, old)
             start = clock()
-            with failing(call, _NETLINK_LOST, _GONE):
+            with failing(call, _NETLINK_LOST):
                 set_xdp(site, step.point, -1, expected, foreign.mode)
         with failing(f"BPF_LINK_CREATE {step.point}", OCCUPIED, UNSUPPORTED):
             made, mode = create_xdp(site, step.point, program, step.mode)

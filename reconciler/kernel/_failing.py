@@ -4,20 +4,25 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from reconciler.errors import KernelError, NotSupportedError, OccupiedError, StaleError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 STALE: Mapping[int, type[KernelError]] = {
     errno.ESTALE: StaleError,  # expected_revision
     errno.ENOLINK: StaleError,  # a defunct link
     errno.ENOENT: StaleError,  # what was to be replaced or removed has gone
+    errno.ENODEV: StaleError,  # so has the interface, or its namespace
 }
 OCCUPIED: Mapping[int, type[KernelError]] = {
     errno.EBUSY: OccupiedError,  # another XDP program in the same mode
     errno.EEXIST: OccupiedError,  # another XDP program in another mode; a filter with our prio and handle
     errno.ESTALE: StaleError,
+    errno.ENODEV: StaleError,
 }
 UNSUPPORTED: Mapping[int, type[KernelError]] = {errno.EOPNOTSUPP: NotSupportedError}
 

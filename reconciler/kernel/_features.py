@@ -7,12 +7,16 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Mapping
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from reconciler.kernel import _bpf, _grace, _netns
 from reconciler.kernel._netlink import ETH_P_ALL, MIN_INGRESS, BpfFilter, Route
 from reconciler.model import Features, Support
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
 BTF = Path("/sys/kernel/btf/vmlinux")
 _LOOPBACK = 1
@@ -37,8 +41,7 @@ def _tcx() -> None:
 def _xdp_link() -> None:
     """In a namespace of its own: the kernel gives EINVAL for a missing interface and for a missing feature alike."""
     with _bpf.closing(_bpf.load_trivial(_bpf.ProgType.XDP, _XDP_PASS, _bpf.BPF_XDP)) as program:
-        with _bpf.closing(_bpf.link_create_xdp(program, _LOOPBACK, _bpf.XDP_FLAGS_SKB_MODE)):
-            pass
+        os.close(_bpf.link_create_xdp(program, _LOOPBACK, _bpf.XDP_FLAGS_SKB_MODE))
 
 
 def _clsact() -> None:

@@ -1,22 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Our cls_bpf filter on a clsact qdisc, where there is no tcx.
 
-The kernel has no compare-and-swap here: the filter is read right before a change and verified after it, and a lost race is
-reported as stale. A filter of ours carries the name of its generation.
+The kernel has no compare-and-swap here: the filter is read right before a change and verified after it, and a lost
+race is reported as stale. A filter of ours carries the name of its generation.
 """
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from reconciler.errors import KernelError, OccupiedError, StaleError
 from reconciler.kernel import _bpf
 from reconciler.kernel._failing import OCCUPIED, STALE, failing
 from reconciler.kernel._netlink import BpfFilter, Route
 from reconciler.kernel._pins import identity_of
-from reconciler.kernel._snapshot import Reader
 from reconciler.model import (
     Attach,
     Detach,
@@ -27,6 +25,11 @@ from reconciler.model import (
     PinKind,
     Switch,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from reconciler.kernel._snapshot import Reader
 
 T = TypeVar("T")
 
@@ -137,7 +140,7 @@ def switch(reader: Reader, step: Switch, program: int, first: Identity) -> Owned
         route.set_filter(_message(step.point, wanted, step.generation), program, replace=True)
         _verify(route, call, step.point, wanted, first)
 
-    with failing(call, STALE, {errno.ENODEV: StaleError}):
+    with failing(call, STALE):
         _inside(reader, step.point, work)
     return OwnedAttachment(point=step.point, kind=step.kind, generation=step.generation, filter=wanted)
 
@@ -194,7 +197,7 @@ def evict(reader: Reader, point: HookPoint, gone: FilterId, program: Identity) -
         if found is not None:
             _delete(route, call, point, found)
 
-    with failing(call, STALE, {errno.ENODEV: StaleError}):
+    with failing(call, STALE):
         _inside(reader, point, work)
 
 

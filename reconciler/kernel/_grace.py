@@ -9,14 +9,16 @@ import os
 import platform
 import sys
 import threading
-from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from reconciler.errors import DrainError
 from reconciler.kernel import _bpf
 from reconciler.kernel._failing import failing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 MEMBARRIER = "membarrier"
 MAP_IN_MAP = "map-in-map"
@@ -38,7 +40,7 @@ _libc.syscall.restype = ctypes.c_long
 
 
 def membarrier(command: int) -> int:
-    """membarrier(2). Raises OSError."""
+    """Make the system call. Raises OSError."""
     number = _MEMBARRIER_SYSCALLS.get(platform.machine(), -1)
     result: int = _libc.syscall(number, command, 0, 0)
     if result < 0:
@@ -61,11 +63,16 @@ def membarrier_waits() -> bool:
 
 
 def wait_by_map() -> None:
-    """Wait for a grace period: an update of an ARRAY_OF_MAPS slot ends with one (maybe_wait_bpf_programs). Raises OSError."""
-    with _bpf.closing(_bpf.map_create(_bpf.MapType.ARRAY, 4, 4, 1)) as inner:
-        with _bpf.closing(_bpf.map_create(_bpf.MapType.ARRAY_OF_MAPS, 4, 4, 1, inner)) as outer:
-            slot, value = bytes(4), inner.to_bytes(4, sys.byteorder)
-            _bpf.map_update(outer, slot, value)
+    """Wait for a grace period: an update of an ARRAY_OF_MAPS slot ends with one (maybe_wait_bpf_programs).
+
+    Raises:
+        OSError: such a map cannot be made here.
+    """
+    with (
+        _bpf.closing(_bpf.map_create(_bpf.MapType.ARRAY, 4, 4, 1)) as inner,
+        _bpf.closing(_bpf.map_create(_bpf.MapType.ARRAY_OF_MAPS, 4, 4, 1, inner)) as outer,
+    ):
+        _bpf.map_update(outer, bytes(4), inner.to_bytes(4, sys.byteorder))
 
 
 def drain(ways: tuple[str, ...]) -> str:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Read hooks: what one interface runs, and what that is as model values.
 
-A hook is read twice with everything else in between; two equal reads are one coherent state (docs/architecture.md). Reads
-happen in the hook's namespace: the functions that take a `Route` expect to be called there.
+A hook is read twice with everything else in between; two equal reads are one coherent state (docs/architecture.md).
+Reads happen in the hook's namespace: the functions that take a `Route` expect to be called there.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Literal
 
 from reconciler.kernel import _bpf
 from reconciler.kernel._netlink import CLSACT_HANDLE, MIN_EGRESS, MIN_INGRESS, BpfFilter, Device, Route
-from reconciler.model import Attachment, AttachKind, FilterId, HookKind, HookPoint, HookState
+from reconciler.model import AttachKind, Attachment, FilterId, HookKind, HookPoint, HookState
 
 Qdisc = Literal["none", "clsact", "ingress"]
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """libbpf by ctypes: open an object from memory, prepare its maps, load one of its programs.
 
-Only objects whose package was verified may come here: libbpf is known to crash on hostile input. One `Object` is for one
-load of one program; it owns libbpf's descriptors until `close()`.
+Only objects whose package was verified may come here: libbpf is known to crash on hostile input. One `Object` is for
+one load of one program; it owns libbpf's descriptors until `close()`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import errno
 import mmap
 import os
 import threading
-from collections.abc import Iterator
 from ctypes import POINTER, c_bool, c_char_p, c_int, c_size_t, c_uint32, c_void_p
-from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
 
 LOG_SIZE = 64 << 20
 """Bytes of address space for a verifier log; pages that are not written cost nothing."""
@@ -37,7 +39,7 @@ _libc.vsnprintf.argtypes = [c_char_p, c_size_t, c_void_p, c_void_p]
 
 
 def _on_print(level: int, form: int, arguments: int) -> int:
-    """libbpf's process-wide print callback: warnings of this thread's load, which say what errno does not."""
+    """The process-wide print callback of libbpf: warnings of this thread's load, which say what errno does not."""
     collected: list[str] | None = getattr(_messages, "collected", None)
     if collected is None or level != _WARN:
         return 0
@@ -177,7 +179,7 @@ class Object:
 
     def omit_map(self, name: str) -> None:
         """Do not create this map; a program that uses it is then rejected."""
-        self._done(self._lib.bpf_map__set_autocreate(self._maps[name], False))  # noqa: FBT003  # C
+        self._done(self._lib.bpf_map__set_autocreate(self._maps[name], False))  # noqa: FBT003  # C  # C
 
     def reuse_map(self, name: str, descriptor: int) -> None:
         """Use an existing map; libbpf keeps a descriptor of its own."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Load a generation: every member by itself, then joined, filled, frozen and pinned; or nothing of it.
 
-Order (docs/packages.md): load all → config maps filled and frozen → `next` slots filled → all `next` arrays frozen → pins.
-A frozen map refuses every update and delete from user space, through any descriptor.
+Order (docs/packages.md): load all → config maps filled and frozen → `next` slots filled → all `next` arrays frozen →
+pins. A frozen map refuses every update and delete from user space, through any descriptor.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import errno
 import fcntl
 import re
 import sys
-from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from reconciler.errors import KernelError, VerifierError
 from reconciler.kernel import _bpf
@@ -33,11 +34,14 @@ from reconciler.model import (
     content_digest,
 )
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
 SECTIONS = {"xdp": frozenset({"xdp", "xdp.frags"}), "tc": frozenset({"tc"})}
 """Sections of the package contract: libbpf derives type, attach type and frags flag from them."""
 
 _LOCKABLE = frozenset({_bpf.MapType.HASH, _bpf.MapType.ARRAY, _bpf.MapType.LRU_HASH, _bpf.MapType.LPM_TRIE})
-"""Types that take BPF_F_RDONLY_PROG (HTAB_CREATE_FLAG_MASK, ARRAY_CREATE_FLAG_MASK, LPM_CREATE_FLAG_MASK in kernel/bpf)."""
+"""Types that take BPF_F_RDONLY_PROG (HTAB_, ARRAY_ and LPM_CREATE_FLAG_MASK in kernel/bpf)."""
 
 _PER_CPU = frozenset({_bpf.MapType.PERCPU_HASH, _bpf.MapType.PERCPU_ARRAY, _bpf.MapType.LRU_PERCPU_HASH})
 _BPF_NOEXIST = 1
@@ -144,7 +148,7 @@ def _prepare_map(opened: Object, pins: Pins, name: str, use: MapUse | None) -> N
 
 _NOISE = re.compile(
     r"""^(\d+:\ \(|;\ |from\ \d+\ to|R\d+(_\w)?=|processed\ \d+\ insns|verification\ time|stack\ depth|\d+:\ R\d
-        |func\#\d+\ @|Validating\ |Func\#\d+\ |caller:|callee:|arg\#\d+\ |mark_precise:|BPF\ program\ is\ too\ large\ ?$)""",
+        |func\#\d+\ @|Validating\ |Func\#\d+\ |caller:|callee:|arg\#\d+\ |mark_precise:)""",
     re.VERBOSE,
 )
 
@@ -187,7 +191,7 @@ def _fill_configs(member: _Loaded) -> None:
 
 def _join(members: list[_Loaded]) -> None:
     """Fill each member's `next` with its successor, then freeze them all, the last one empty."""
-    for member, successor in zip(members, members[1:], strict=False):
+    for member, successor in pairwise(members):
         name = _next_name(member)
         call = f"join {member.spec.chain}/{member.spec.member} to {successor.spec.chain}/{successor.spec.member}"
         if name is None:

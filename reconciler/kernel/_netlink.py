@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """rtnetlink: dumps of interfaces, qdiscs and cls_bpf filters, and the few changes we make.
 
-Dumps are parsed raw (1,000 interfaces: a few ms, a hundred times less than a general parser takes); changes are rare and
-encoded by pyroute2. A `Route` is one socket and belongs to the namespace of the thread that made it, wherever it
+Dumps are parsed raw (1,000 interfaces: a few ms, a hundred times less than a general parser takes); changes are rare
+and encoded by pyroute2. A `Route` is one socket and belongs to the namespace of the thread that made it, wherever it
 is used afterwards. Errors are `OSError` with the kernel's errno and its extended message.
 """
 
@@ -12,13 +12,15 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.tcmsg import tcmsg
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
 
 NETLINK_ROUTE = 0
 RTMGRP_LINK = 1
@@ -51,6 +53,7 @@ _IFINFO = struct.Struct("=BxHiII")
 _TCMSG = struct.Struct("=BxxxiIII")
 _ATTR = struct.Struct("=HH")
 _U32 = struct.Struct("=I")
+_INT = struct.Struct("=i")
 
 _DUMP_TRIES = 5
 _BUFFER = 1 << 18
@@ -134,7 +137,7 @@ class Route:
         return found
 
     def filters(self, ifindex: int, parent: int) -> tuple[BpfFilter, ...]:
-        """eBPF filters of one interface and parent, in the order in which the kernel runs them."""
+        """Filters with eBPF programs of one interface and parent, in the order in which the kernel runs them."""
         try:
             payloads = list(self._dump(_RTM_GETTFILTER, _TCMSG.pack(0, ifindex, 0, parent, 0)))
         except OSError as error:
@@ -199,7 +202,7 @@ class Route:
 
     # --- the wire ------------------------------------------------------------------------------------------
 
-    def _change(self, kind: int, flags: int, message: Any) -> None:  # noqa: ANN401  # pyroute2 has no types
+    def _change(self, kind: int, flags: int, message: Any) -> None:  # noqa: ANN401  # pyroute2 has no types  # pyroute2 has no types
         message.reset()
         message.encode()
         body = bytes(message.data)[_HEADER.size :]
@@ -211,8 +214,8 @@ class Route:
         for _ in range(_DUMP_TRIES):
             found = list(self._exchange(kind, _NLM_F_REQUEST | _NLM_F_DUMP, body))
             if not any(flags & _NLM_F_DUMP_INTR for _, flags, _ in found):
-                break
-        return (payload for _, _, payload in found)
+                return (payload for _, _, payload in found)
+        raise OSError(errno.EINTR, f"{_DUMP_TRIES} dumps in a row were interrupted by changes")
 
     def _exchange(self, kind: int, flags: int, body: bytes) -> Iterator[tuple[int, int, memoryview]]:
         """Send one request; (type, flags, payload) of every message of the answer."""
@@ -244,7 +247,7 @@ def _messages(data: memoryview) -> Iterator[tuple[int, int, int, memoryview]]:
 
 def _check(flags: int, payload: memoryview) -> None:
     """Raise what an NLMSG_ERROR or NLMSG_DONE says; 0 is an acknowledgement."""
-    (code,) = struct.unpack_from("=i", payload) if len(payload) >= 4 else (0,)  # noqa: PLR2004  # an int
+    (code,) = _INT.unpack_from(payload) if len(payload) >= _INT.size else (0,)
     if code == 0:
         return
     detail = ""
@@ -312,7 +315,7 @@ def _filter(payload: memoryview) -> BpfFilter | None:
     )
 
 
-def _tc(ifindex: int, parent: int, handle: int, info: int) -> Any:  # noqa: ANN401  # pyroute2 has no types
+def _tc(ifindex: int, parent: int, handle: int, info: int) -> Any:  # noqa: ANN401  # pyroute2 has no types  # pyroute2 has no types
     message = tcmsg()
     message["index"], message["parent"], message["handle"], message["info"] = ifindex, parent, handle, info
     return message

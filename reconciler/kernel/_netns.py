@@ -2,8 +2,8 @@
 """Network namespaces: find them by name, and run a call inside one.
 
 A call runs in a worker thread that enters the namespace and leaves it in a `finally`; the caller's thread never moves.
-Nothing is kept open between calls, because a descriptor or a socket keeps a deleted namespace (and its interfaces) alive.
-Names are files in /run/netns, or "host": the namespace this process was started in.
+Nothing is kept open between calls, because a descriptor or a socket keeps a deleted namespace (and its interfaces)
+alive. Names are files in /run/netns, or "host": the namespace this process was started in.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from reconciler.model import HOST_NETNS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 T = TypeVar("T")
 

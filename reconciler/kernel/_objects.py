@@ -6,12 +6,15 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from reconciler.kernel import _bpf
 from reconciler.kernel._pins import Pins, kind_of
 from reconciler.model import ObservedMap, Pin, PinKind, Program, content_digest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _SLOT = b"\0\0\0\0"
 
@@ -70,17 +73,17 @@ class PinWalk:
         """Interfaces of a namespace that hold, or held, a link of ours, by the pins' names; and where links are now."""
         named = set(self.places)
         for path in self.links.values():
-            parts = path.rsplit("_", 2)
-            if len(parts) == 3 and parts[1] == str(inode) and parts[2].isdecimal():  # noqa: PLR2004
-                named.add(int(parts[2]))
+            _, separator, ifindex = path.rpartition(f"_{inode}_")  # HookPoint.key
+            if separator and ifindex.isdecimal():
+                named.add(int(ifindex))
         return frozenset(named)
 
 
 class MapKeeper:
     """Remembers, for the life of the agent, what must not be lost or need not be read again.
 
-    A PROG_ARRAY is emptied when its last pin and descriptor go, even while programs use it: so a descriptor to each of our
-    `next` arrays is held. And the content of a frozen map that programs cannot write either stays what it is.
+    A PROG_ARRAY is emptied when its last pin and descriptor go, even while programs use it: so a descriptor to each of
+    our `next` arrays is held. And the content of a frozen map that programs cannot write either stays what it is.
     """
 
     def __init__(self) -> None:
@@ -142,7 +145,7 @@ class MapKeeper:
 
 def is_frozen(descriptor: int) -> bool:
     """Whether user space can no longer change the map; bpf_map_info does not say it, fdinfo does."""
-    with open(f"/proc/self/fdinfo/{descriptor}", "rb") as file:  # noqa: PTH123  # hot path
+    with open(f"/proc/self/fdinfo/{descriptor}", "rb") as file:  # noqa: PTH123  # hot path  # hot path
         return b"\nfrozen:\t1" in file.read()
 
 
@@ -188,6 +191,6 @@ def _add_pin(walk: PinWalk, programs: set[int], keeper: MapKeeper, path: str, de
             walk.links[number] = path
             if facts.ifindex:
                 walk.places.add(facts.ifindex)
-        case None:  # an iterator, a token: nothing of ours
+        case _:  # an iterator, a token: nothing of ours
             return
     walk.pins.append(Pin(path=path, kind=kind, id=number))

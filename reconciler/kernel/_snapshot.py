@@ -10,23 +10,25 @@ finished makes the snapshot incomplete.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 from reconciler.kernel import Scope, _bpf, _hooks, _netns
-from reconciler.kernel._netlink import Device
 from reconciler.kernel._objects import PinWalk, links_now, read_program
 from reconciler.model import (
-    HOST_NETNS,
-    HookKind,
     HookPoint,
     HookState,
     Interface,
     Link,
     Program,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from reconciler.kernel._netlink import Device
 
 T = TypeVar("T")
 
@@ -73,17 +75,23 @@ class Reader:
         Raises:
             OSError: ENODEV when its interface is gone.
         """
-        for attempt in range(1 + RETRIES):
-            _, before = self.raw(point)
-            if before.xdp:
-                links.clear()
-                links.update((link.id, link) for link in links_now())
-            device, after = self.raw(point)
-            if before == after or attempt == RETRIES:
+        device, before, after = self._twice(point, links)
+        for _ in range(RETRIES):
+            if before == after:
                 break
+            device, before, after = self._twice(point, links)
         resolver = _hooks.XdpLinks(links.values(), pinned)
         named = _renamed(point, device.name)
         return self.state(named, after, resolver, settled=before == after)
+
+    def _twice(self, point: HookPoint, links: dict[int, _bpf.LinkFacts]) -> tuple[Device, _hooks.Raw, _hooks.Raw]:
+        """Two reads, with the links read in between."""
+        _, before = self.raw(point)
+        if before.xdp:
+            links.clear()
+            links.update((link.id, link) for link in links_now())
+        device, after = self.raw(point)
+        return device, before, after
 
     def state(self, point: HookPoint, raw: _hooks.Raw, resolver: _hooks.XdpLinks, *, settled: bool) -> HookState:
         """`raw` as a model value, with the links of XDP found out."""
@@ -149,11 +157,9 @@ def look(reader: Reader, scope: Scope, pins: PinWalk) -> Look:
 def _read_all(reader: Reader, scope: Scope, pins: PinWalk, seen: Look) -> dict[str, _hooks.RawNamespace]:
     found = {}
     for name, inode in list(seen.namespaces.items()):
-        wanted = _wanted(scope, name, inode, pins)
+        read = partial(_hooks.read_namespace, _wanted(scope, name, inode, pins), pins.programs, tcx=reader.tcx)
         try:
-            found[name] = reader.worker.run(
-                name, inode, lambda wanted=wanted: _hooks.read_namespace(wanted, pins.programs, tcx=reader.tcx)
-            )
+            found[name] = reader.worker.run(name, inode, read)
         except FileNotFoundError:  # it went away, or its name is another's now
             seen.namespaces.pop(name)
             seen.missing.append(name)
@@ -238,6 +244,3 @@ def _renamed(point: HookPoint, interface: str) -> HookPoint:
         netns=point.netns,
         interface=interface,
     )
-
-
-__all__ = ["HOST_NETNS", "HookKind", "Look", "Reader", "look"]

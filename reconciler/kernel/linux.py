@@ -2,8 +2,8 @@
 """The `Kernel` protocol on Linux, with bpf(2), libbpf, rtnetlink and bpffs.
 
 This module joins the parts and owns what lives longer than one call: the worker thread that enters namespaces, the
-descriptors of our `next` arrays (which lose their slots with their last reference), and the probed features. Constructing it does
-nothing; the pin directory is made, and bpffs mounted, with the first pin.
+descriptors of our `next` arrays (which lose their slots with their last reference), and the probed features.
+Constructing it does nothing; the pin directory is made, and bpffs mounted, with the first pin.
 """
 
 from __future__ import annotations
@@ -11,10 +11,8 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from reconciler.errors import KernelError, NotSupportedError, StaleError
 from reconciler.kernel import MemberStats, Scope, _attach, _bpf, _evict, _features, _grace, _netns
@@ -45,6 +43,10 @@ from reconciler.model import (
     Support,
     Switch,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from contextlib import AbstractContextManager
 
 DEFAULT_PIN_DIR = Path("/sys/fs/bpf/reconciler")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.kernel import support
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +24,7 @@ def _leaves_nothing(leak_check: None) -> Iterator[None]:
 
 
 def _own_netns() -> str:
-    return os.readlink("/proc/self/ns/net")  # noqa: PTH115
+    return str(Path("/proc/self/ns/net").readlink())
 
 
 @pytest.fixture

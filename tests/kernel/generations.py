@@ -7,8 +7,8 @@ import functools
 import hashlib
 import struct
 import subprocess
-from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from reconciler.model import (
     Generation,
@@ -23,6 +23,9 @@ from reconciler.model import (
     Signer,
 )
 from tests.kernel import support
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 SOURCE = support.PROGS / "member.bpf.c"
 DEFINES = {HookKind.XDP: "HOOK_XDP", HookKind.TC_INGRESS: "HOOK_TC", HookKind.TC_EGRESS: "HOOK_TC"}
@@ -77,7 +80,7 @@ def package(kind: HookKind, define: str | None = None) -> Package:
     )
 
 
-def generation(  # noqa: PLR0913  # what a generation depends on
+def generation(  # what a generation depends on
     kind: HookKind,
     members: tuple[MemberDef, ...],
     *,
@@ -98,7 +101,7 @@ def generation(  # noqa: PLR0913  # what a generation depends on
     return Generation(name=name, digest=digest, kind=kind, members=loads), {made.ref.digest: made}
 
 
-def _member(  # noqa: PLR0913
+def _member(
     kind: HookKind, made: Package, name: str, index: int, member: MemberDef, *, chain: str, last: bool, reuse: bool
 ) -> MemberLoad:
     values = {

@@ -22,12 +22,14 @@ import socket
 import struct
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 T = TypeVar("T")
 
@@ -79,8 +81,8 @@ def mount_bpffs() -> None:
 
 
 def unique(stem: str = "") -> str:
-    """A name that no other test uses: one that the leak check knows as this run's (tests/conftest.py), for namespaces and pin
-    directories, or one that begins with a short stem and fits an interface."""
+    """A name that no other test uses: one that the leak check knows as this run's (tests/conftest.py), for namespaces
+    and pin directories, or one that begins with a short stem and fits an interface."""
     return f"{stem}-{secrets.token_hex(4)}" if stem else f"rct{os.getpid()}-{secrets.token_hex(4)}"
 
 
@@ -230,7 +232,7 @@ def checksum(data: bytes) -> int:
     return ~total & 0xFFFF
 
 
-def udp_frame(  # noqa: PLR0913  # a frame has that many fields
+def udp_frame(  # a frame has that many fields
     dst_mac: bytes, src_mac: bytes, src: str, dst: str, *, sport: int = 4000, dport: int = 9, payload: bytes = b""
 ) -> bytes:
     """Ethernet, IPv4, UDP without UDP checksum (0 is allowed over IPv4); the payload begins at byte 42."""
