@@ -38,8 +38,8 @@ _REASONS: Final[tuple[tuple[str, str, str], ...]] = (
     ),
     (r"UNPROTECTED PRIVATE KEY|bad permissions", "AuthenticationFailed", "the SSH key file must have mode 0600"),
     (
-        r"SSL certificate|certificate verif|CAfile|server verification failed|SSL routines|gnutls_handshake|TLS"
-        r"|unable to access .*: SSL",
+        r"SSL certificate|certificate (verif|subject name)|CAfile|server verification failed|ca cert file"
+        r"|SSL routines|SSL_ERROR|gnutls_handshake",
         "TlsRefused",
         "the server's certificate does not verify under the configured authorities",
     ),
@@ -71,8 +71,7 @@ _REASONS: Final[tuple[tuple[str, str, str], ...]] = (
         "the source sends more than the limits allow",
     ),
     (
-        r"fsck error|index-pack failed|unpack-objects|invalid index-pack|did not send all necessary objects"
-        r"|pack has|bad object|missing (tree|blob|commit|necessary)|inflate|SHA1 COLLISION|unresolved delta",
+        r"fsck error|error: object [0-9a-f]+: \w+:|SHA1 COLLISION|did not send all necessary objects|bad object",
         "ObjectsRefused",
         "the source sends objects that do not pass git's checks",
     ),

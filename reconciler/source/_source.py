@@ -111,7 +111,12 @@ class Source:
                 inherit=(lock,),
             )
             if done.code != 0:
-                self._sweep()
+                # git does not say that the limit on a file's size ended its child, but what it wrote does.
+                if self._sweep() >= remote.file_bytes:
+                    raise SourceRefusedError(
+                        f"fetch {self._settings.ref}: expected a pack of at most {remote.file_bytes} bytes, got more",
+                        reason="SourceTooLarge",
+                    )
                 raise explain(f"fetch {self._settings.ref}", done.messages, done.code, remote)
             self._refuse_shallow()
         got = self.marked(Mark.CANDIDATE)
@@ -371,17 +376,23 @@ class Source:
         finally:
             os.close(descriptor)
 
-    def _sweep(self) -> None:
-        # Only while `_writing`: then nobody else can own any of these.
+    def _sweep(self) -> int:
+        # Only while `_writing`: then nobody else can own any of these. Returns the size of the largest one.
         objects = self._directory / "objects"
-        for path in [*objects.glob("tmp_*"), *objects.glob("incoming-*"), *objects.glob("pack/tmp_*")]:
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        largest = 0
+        for path in [*objects.glob("tmp_*"), *objects.glob("pack/tmp_*")]:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                largest = max(largest, path.stat().st_size)
+                path.unlink()
         for path in [*self._directory.glob("*.lock"), *self._directory.glob("refs/**/*.lock")]:
             if path.name != "reconciler.lock":
                 path.unlink(missing_ok=True)
         for pack in objects.glob("pack/*.pack"):
             if not pack.with_suffix(".idx").exists():
                 pack.unlink(missing_ok=True)
+        return largest
 
     def _packs(self) -> Iterator[Path]:
         return (self._directory / "objects" / "pack").glob("*.pack")

@@ -146,6 +146,7 @@ class Handler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     server: _Server
+    body: bytes = b""
 
     def do_GET(self) -> None:
         self._answer()
@@ -176,6 +177,7 @@ class Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         state = self.server.state
         state.requests.append(Request(self.command, self.path, dict(self.headers.items())))
+        self.body = _body(self)
         if state.fault is not None and state.fault(self):
             self.close_connection = True
             return
@@ -285,8 +287,9 @@ def _git_backend(handler: Handler, folder: Path) -> None:
         "HTTP_CONTENT_ENCODING": handler.headers.get("Content-Encoding", ""),
         "GIT_PROTOCOL": handler.headers.get("Git-Protocol", ""),
     }
-    body = _body(handler)
-    done = subprocess.run(["git", "http-backend"], input=body, capture_output=True, env=environment, check=False)
+    done = subprocess.run(
+        ["git", "http-backend"], input=handler.body, capture_output=True, env=environment, check=False
+    )
     head, _, content = done.stdout.partition(b"\r\n\r\n")
     status, headers = 200, {}
     for line in head.decode("latin-1").split("\r\n"):
@@ -315,6 +318,11 @@ def _body(handler: Handler) -> bytes:
 def only(pattern: str, fault: Fault) -> Fault:
     """`fault` for requests whose path matches `pattern`, nothing for the others."""
     return lambda handler: re.search(pattern, handler.path) is not None and fault(handler)
+
+
+def fetching(fault: Fault) -> Fault:
+    """`fault` when a pack is asked for; listing refs goes on (protocol v2 has one path for both)."""
+    return lambda handler: b"command=fetch" in handler.body and fault(handler)
 
 
 def status(code: int, body: bytes = b"", **headers: str) -> Fault:

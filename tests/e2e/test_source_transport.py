@@ -20,14 +20,13 @@ from reconciler.errors import Disposition, SourceError
 from reconciler.source import Source, SourceAuth, SourceLimits, SourceSettings, open_source
 from tests.e2e.servers import (
     Authority,
-    Fault,
     GitRepository,
     HttpsServer,
     SshServer,
     cut,
+    fetching,
     files_https,
     git_https,
-    only,
     redirect,
     ssh_key,
     ssh_server,
@@ -381,7 +380,7 @@ def test_a_fetch_that_stalls_leaves_nothing_and_the_next_one_works(
 ) -> None:
     with closing(over_https(https, tmp_path, fetch_timeout=1.0)) as source:
         head = source.resolve()
-        https.fault = only("git-upload-pack$", stall())
+        https.fault = fetching(stall())
         with pytest.raises(SourceError) as caught:
             source.fetch(head)
         assert caught.value.reason == "SourceTimeout"
@@ -394,18 +393,15 @@ def test_a_pack_that_breaks_off_leaves_nothing(https: HttpsServer, tmp_path: Pat
     with closing(over_https(https, tmp_path)) as source:
         head = source.resolve()
         start = b"000dpackfile\n0011\x01PACK\0\0\0\x02\0\0\0\x63"
-        https.fault = only("git-upload-pack$", _unless_listing(cut(start, "application/x-git-upload-pack-result")))
-        with pytest.raises(SourceError):
+        https.fault = fetching(cut(start, "application/x-git-upload-pack-result"))
+        with pytest.raises(SourceError) as caught:
             source.fetch(head)
+        assert caught.value.reason == "SourceUnavailable"
+        assert caught.value.disposition is Disposition.BACKOFF
         assert not list((tmp_path / "git" / "objects").rglob("tmp_*"))
         assert source.applied() is None
         https.fault = None
         source.fetch(head)
-
-
-def _unless_listing(fault: Fault) -> Fault:
-    # Protocol v2 uses one path for listing refs and for fetching; the body of a listing is shorter.
-    return lambda handler: int(handler.headers.get("Content-Length", "0")) > 250 and fault(handler)
 
 
 def test_probing_can_be_cancelled_from_another_thread(https: HttpsServer, tmp_path: Path) -> None:
