@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The files that `init` writes. Nothing in here is read by anything but people and the reconciler itself."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Final
+
+DEMO_INTERFACE: Final = "rc-demo0"
+DEMO_PEER: Final = "rc-demo1"
+DEMO_PORT: Final = 8080
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """What the example chain runs.
+
+    Attributes:
+        digest: "sha256:..." of the archive.
+    """
+
+    name: str
+    version: str
+    digest: str
+
+
+REPOSITORY: Final = """\
+# yaml-language-server: $schema=schema/v1alpha1/repository.schema.json
+apiVersion: reconciler/v1alpha1
+kind: Repository
+metadata:
+  name: {name}
+spec:
+  allowEmpty: false  # a commit without any chain is refused; true lets it take everything off the hosts
+"""
+
+
+def repository(name: str) -> str:
+    """`reconciler.yaml`."""
+    return REPOSITORY.format(name=_text(name))
+
+
+def _text(value: str) -> str:
+    """`value` as text in YAML, also where it looks like a number or holds a colon."""
+    plain = re.fullmatch(r"[a-z/][a-z0-9/_-]*", value) and value not in ("true", "false", "null")
+    return value if plain else json.dumps(value)
+
+
+CHAIN: Final = """\
+# yaml-language-server: $schema=../schema/v1alpha1/chain.schema.json
+# `reconciler explain chain.spec.members` says what a field means.
+apiVersion: reconciler/v1alpha1
+kind: Chain
+metadata:
+  name: demo-ingress
+spec:
+  hosts:
+    matchLabels: {{role: demo}}  # the label stands in the host's own configuration
+  priority: 100
+  hook:
+    type: xdp
+    interfaces: [{interface}]
+  members:
+    - name: ratelimit
+      package:
+        name: {package}
+        version: {version}
+        digest: {digest}
+      program: ratelimit
+      params:
+        rate: 10  # new connections per second
+      maps:
+        ports:
+          entries:
+            - {{key: {port}, value: 0}}  # 0: the rate above
+"""
+
+
+def chain(example: Example) -> str:
+    """`chains/demo.yaml`: limits new connections to one port of one interface that nothing else uses."""
+    return CHAIN.format(
+        interface=DEMO_INTERFACE,
+        port=DEMO_PORT,
+        package=example.name,
+        version=example.version,
+        digest=example.digest,
+    )
+
+
+CONFIG: Final = """\
+# yaml-language-server: $schema={schema}
+# The configuration of one host: whom it trusts, and where its manifests come from. No commit changes it.
+apiVersion: reconciler/v1alpha1
+kind: Config
+metadata:
+  name: {name}
+spec:
+  labels: {{role: demo}}
+  source:
+    url: {url}
+    allowFile: true  # the source lies on this host; https:// and ssh:// need no such permission
+    ref: refs/heads/main
+    repository: {name}
+    minimumCommit: {commit}  # nothing older than this is ever taken
+    interval: 10s
+    driftInterval: 5s
+  trust:
+    commits:
+      allowedSigners: allowed_signers
+    signers:
+      - name: {signer}
+        packages: ["*"]
+        key: {{file: package.pub}}
+  secureMode:
+    mode: audit  # enforce removes what nobody declared
+    namespaces: [host]
+    interfaces: [{interface}]  # and nothing else on this host
+  paths:
+    state: {state}
+    pins: {pins}
+    run: {run}
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """Where things of the host lie; absolute paths."""
+
+    schema: str
+    url: str
+    commit: str
+    state: str
+    pins: str
+    run: str
+
+
+def config(name: str, host: Host) -> str:
+    """The host's configuration; the public halves of the keys lie beside it."""
+    return CONFIG.format(
+        name=_text(name),
+        signer=_text(f"{name}-packages"),
+        interface=DEMO_INTERFACE,
+        schema=host.schema,
+        url=_text(host.url),
+        commit=_text(host.commit),
+        state=_text(host.state),
+        pins=_text(host.pins),
+        run=_text(host.run),
+    )
+
+
+GITIGNORE: Final = """\
+# Keys never belong into this repository, not even for a moment.
+*.pem
+*.key
+id_*
+*-keys/
+"""
+
+README: Final = """\
+# {name}
+
+Which eBPF programs run on which hosts. What is merged here is what runs: `reconciler` on each host polls this
+repository, verifies who signed each commit and each package, and makes its hooks equal to what stands here.
+
+| path | what |
+|---|---|
+| `reconciler.yaml` | the name of this repository |
+| `chains/` | one chain per document: which programs, in which order, on which hooks of which hosts |
+| `packages/` | signed packages; chains name them by version and digest |
+| `schema/` | for your editor: completion and checks while you type |
+
+## A change
+
+```sh
+reconciler validate .           # every finding, with file, line and column; needs no privileges
+git commit -am 'demo: 20 connections per second'
+git push
+```
+
+Commits are signed with the SSH key that `init` made (`git config user.signingkey`). Hosts accept commits only from the
+keys in their own `allowed_signers`, so merge by fast-forward, or give a merge bot a key of its own: a forge's own
+signature is not accepted.
+
+## A new package
+
+```sh
+reconciler package build FOLDER --output packages
+reconciler package sign packages/NAME-VERSION.tar.gz --key PACKAGE.pem
+reconciler package inspect packages/NAME-VERSION.tar.gz    # prints the digest that the chain names
+```
+
+Keys stay outside of this repository. `reconciler explain chain` lists what a chain can say.
+"""
+
+
+def readme(name: str) -> str:
+    """`README.md` of the repository."""
+    return README.format(name=name)
