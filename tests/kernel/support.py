@@ -22,6 +22,7 @@ import socket
 import struct
 import subprocess
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -75,6 +76,20 @@ def mount_bpffs() -> None:
     """Mount a bpffs on /sys/fs/bpf unless there is one."""
     if not is_bpffs(BPFFS):
         run("mount", "-t", "bpf", "bpf", str(BPFFS))
+
+
+SETTLE_SECONDS = 5.0
+"""How long the kernel may take to free what lost its last reference; a bound on waiting, nothing that is measured."""
+
+
+def eventually(holds: Callable[[], bool]) -> bool:
+    """Whether it holds within SETTLE_SECONDS."""
+    deadline = time.monotonic() + SETTLE_SECONDS
+    while not holds():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
 
 
 # === namespaces ============================================================================================
