@@ -149,11 +149,13 @@ def _current(
     for attachment in state.attachments:
         pin = link_pins.get(attachment.link_id) if attachment.link_id is not None else None
         known_link = owned is not None and owned.link_id is not None and owned.link_id == attachment.link_id
-        known_filter = attachment.filter == our_filter(state.point.kind) if attachment.filter else False
+        # A filter at our place is ours if it runs what is ours, or if we made it: then somebody replaced its program.
+        our_place = attachment.filter is not None and attachment.filter == our_filter(state.point.kind)
+        made_by_us = owned is not None and owned.filter is not None and owned.filter == attachment.filter
         if not (
             pin is not None
             or (known_link and attachment.program_id in first)
-            or (known_filter and attachment.program_id in first)
+            or (our_place and (attachment.program_id in first or made_by_us))
         ):
             continue
         program = snapshot.programs.get(attachment.program_id)

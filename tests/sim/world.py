@@ -28,6 +28,7 @@ from reconciler.model import (
     XdpHook,
 )
 from reconciler.reconcile import state_digest
+from reconciler.state import recover
 from tests.sim.fake_kernel import FakeKernel
 
 if TYPE_CHECKING:
@@ -155,6 +156,29 @@ class World:
     def converge(self, state: DesiredState) -> Outcome:
         """Plan and apply once."""
         return self.execute(self.plan(state))
+
+    def settle(self, state: DesiredState, *, passes: int = 6) -> None:
+        """Passes until nothing is left to do; more than a few are a defect."""
+        for _ in range(passes):
+            made = self.plan(state)
+            if not made.steps:
+                return
+            outcome = self.execute(made)
+            assert outcome.failed is None, outcome.failed
+        raise AssertionError([step.step for step in self.plan(state).steps])
+
+    def restart(self) -> None:
+        """After a crash: a new process, which knows what was saved and what the journal says."""
+        self.fake.restart()
+        if self.inventory.boot_id != self.kernel.boot_id():
+            self.inventory = Inventory(boot_id=self.kernel.boot_id())
+        self.inventory = recover(self.inventory, tuple(self.journal.records))
+
+    @property
+    def fake(self) -> FakeKernel:
+        """The kernel, for what only a fake can do."""
+        assert isinstance(self.kernel, FakeKernel)
+        return self.kernel
 
 
 def fake_world(*interfaces: str, **options: Any) -> World:
