@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,13 +15,14 @@ from reconciler.cli._compose import make_kernel
 from reconciler.cli._local import config_if_any, saved_inventory
 from reconciler.cli._output import note, progress, say, say_json, table
 from reconciler.config import Config, SecureMode, SourceConfig
-from reconciler.errors import ExitCode, InputError
+from reconciler.errors import ExitCode, InputError, KernelError
 from reconciler.kernel import Scope
-from reconciler.model import HOST_NETNS
+from reconciler.model import HOST_NETNS, STATS_COUNTERS
 
 if TYPE_CHECKING:
     from reconciler.cli import Context
     from reconciler.config import SecureConfig
+    from reconciler.kernel import Kernel, MemberStats
     from reconciler.model import Attachment, HookPoint, Inventory, Snapshot
     from reconciler.plan import Current
     from reconciler.policy import Stranger
@@ -63,18 +65,32 @@ def observe(context: Context, *, netns: tuple[str, ...]) -> int:
             inventory = saved_inventory(Path(config.paths.state), kernel.boot_id())
             names = netns or _namespaces(secure, inventory)
             snapshot = kernel.snapshot(Scope(namespaces=names))
+            counted = counters_of(kernel, inventory)
         finally:
             kernel.close()
     if netns and snapshot.missing:
         raise InputError(f"expected network namespaces that exist, got {', '.join(snapshot.missing)}; see `ip netns`")
     seen = seen_of(snapshot, inventory, secure)
     if context.output == "json":
-        say_json({"namespaces": names, "complete": snapshot.complete, "secureMode": secure.mode, "attachments": seen})
+        answer = {"namespaces": names, "complete": snapshot.complete, "secureMode": secure.mode}
+        say_json({**answer, "attachments": seen, "members": counted})
     else:
         _print(seen, secure)
+        _print_counters(counted)
     if not snapshot.complete:
         note("the kernel changed while it was read, so this may not be all; run it again")
     return ExitCode.OK
+
+
+def counters_of(kernel: Kernel, inventory: Inventory) -> tuple[MemberStats, ...]:
+    """The counters of every member that runs, by chain and member; a map that vanishes meanwhile is left out."""
+    running = {owned.generation for owned in inventory.attachments}
+    found: dict[tuple[str, str], MemberStats] = {}
+    for generation in inventory.generations:
+        if generation.name in running:
+            with contextlib.suppress(KernelError):
+                found |= {(stats.chain, stats.member): stats for stats in kernel.stats(generation)}
+    return tuple(found[key] for key in sorted(found))
 
 
 def _namespaces(secure: SecureConfig, inventory: Inventory) -> tuple[str, ...]:
@@ -139,3 +155,14 @@ def _print(seen: tuple[Seen, ...], secure: SecureConfig) -> None:
     table(("INTERFACE", "HOOK", "ATTACHED", "ID", "PROGRAM", "WHOSE", "DETAIL"), rows)
     counts = {whose: sum(row.whose == whose for row in seen) for whose in ("owned", "tolerated", "foreign")}
     say(f"{', '.join(f'{count} {whose}' for whose, count in counts.items())}; secure mode {secure.mode}")
+
+
+def _print_counters(counted: tuple[MemberStats, ...]) -> None:
+    if not counted:
+        return
+    say()
+    rows = []
+    for stats in counted:
+        packets = [stats.counters.get(name, (0, 0))[0] for name in STATS_COUNTERS]
+        rows.append((f"{stats.chain}/{stats.member}", *packets, stats.counters.get("seen", (0, 0))[1]))
+    table(("PACKETS OF", *(name.upper() for name in STATS_COUNTERS), "BYTES"), rows)
