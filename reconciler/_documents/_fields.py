@@ -63,7 +63,7 @@ def _walk(root: Schema, schema: Schema, path: str, depth: int, only_for: str | N
         rest = {**then, "properties": {name: entry for name, entry in then["properties"].items() if name != "type"}}
         yield from _walk(root, rest, path, depth, kind)
     extra = schema.get("additionalProperties")
-    if isinstance(extra, dict):
+    if isinstance(extra, dict) and _resolve(root, extra).get("type") == "object":
         yield from _field(root, extra, f"{path}.*", depth, only_for, required=False)
 
 

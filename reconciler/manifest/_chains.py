@@ -72,7 +72,7 @@ def read_chain(document: Document) -> ReadChain:
     findings = _documents.validate(document, "Chain")
     rules = _Rules(document, findings)
     rules.check()
-    findings += tuple(rules.findings)
+    findings = tuple(sorted((*findings, *rules.findings), key=lambda finding: (finding.line, finding.column)))
     bad = [finding.pointer or "" for finding in findings]
     selector = _selector(document, bad)
     whole = not (findings or document.broken or document.incomplete)
@@ -141,24 +141,21 @@ class _Rules:
         prefix = f"{pointer}/"
         if any(bad.startswith(prefix) for bad in self._bad) or self._document.within_broken(pointer):
             return None
+        return self._raw(pointer)
+
+    def _raw(self, pointer: str) -> Any:  # noqa: ANN401 - whatever a document holds
         value: Any = self._document.value
         for part in pointer.split("/")[1:]:
             if isinstance(value, dict):
                 value = value.get(part)
-            elif isinstance(value, list) and part.isdecimal() and int(part) < len(value):
-                value = value[int(part)]
             else:
-                return None
+                value = value[int(part)] if isinstance(value, list) and part.isdecimal() else None
         return value
 
     def _items(self, pointer: str) -> Iterator[tuple[str, Any]]:
-        """The items of the list at `pointer` that are sound, each with its pointer."""
-        value: Any = self._document.value
-        for part in pointer.split("/")[1:]:
-            value = (
-                value[int(part)] if isinstance(value, list) else value.get(part) if isinstance(value, dict) else None
-            )
-        for index in range(len(value) if isinstance(value, list) else 0):
+        """The items of the list at `pointer`, each with its pointer; None for one that is not sound."""
+        items = self._raw(pointer)
+        for index in range(len(items) if isinstance(items, list) else 0):
             yield f"{pointer}/{index}", self._get(f"{pointer}/{index}")
 
     def _texts(self, pointer: str) -> Iterator[tuple[str, str]]:

@@ -27,7 +27,10 @@ def explain(field_path: str) -> str:
     places = [(kind, field) for kind in KINDS for field in fields_of(kind)]
     exact = [(kind, field) for kind, field in places if _plain(_name(kind, field)) == wanted]
     found = exact or [(kind, field) for kind, field in places if _plain(_name(kind, field)).endswith(f".{wanted}")]
-    names = sorted({_name(kind, field) for kind, field in found})
+    # `maps` and `maps.*` read the same; the mapping is meant, not one of its values.
+    outer = {_plain(_name(kind, field)): _name(kind, field) for kind, field in reversed(found)}
+    found = [(kind, field) for kind, field in found if _name(kind, field) in outer.values()]
+    names = sorted(outer.values())
     if not names:
         close = _close(wanted, [_name(kind, field) for kind, field in places])
         message = f"expected a field such as chain.spec.hook, got {field_path!r}{close}"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from reconciler.elf import Format, decode, encode
 from reconciler.errors import Diagnostic, ElfError, EncodingError
-from reconciler.manifest._packages import CONTRACT_GLOBALS
+from reconciler.manifest._packages import CONTRACT_GLOBALS, in_range
 from reconciler.model import STATS_COUNTERS, MapRole, MapSpec, PackageManifest, ParamSpec, ProgramSpec
 
 if TYPE_CHECKING:
@@ -157,10 +157,8 @@ def _check_format(obj: Object, type_id: int | None, size: int, format_: str | No
     try:
         # Zeros are as good as any value: whether the format fits is a question of the type.
         decode(obj.btf, type_id, bytes(size), format=format_)
-    except ElfError as error:
-        yield f"expected a {what} that manifests can write, got one that cannot be: {error}"
     except EncodingError as error:
-        yield f"{what}Format: {error}"
+        yield f"expected a {what} that manifests can write, got an error: {error}"
 
 
 def _check_param(param: ParamSpec, objects: Mapping[str, Object]) -> Iterator[str]:
@@ -199,7 +197,7 @@ def _check_initial(param: ParamSpec, obj: Object, variable: GlobalVar) -> Iterat
     if isinstance(value, bool) or not isinstance(value, int):
         yield "expected an integer where minimum or maximum is given, got another type"
     elif (param.minimum is not None and value < param.minimum) or (param.maximum is not None and value > param.maximum):
-        yield f"expected an initial value from {param.minimum} to {param.maximum}, got {value}"
+        yield f"expected an initial value {in_range(param.minimum, param.maximum)}, got {value}"
 
 
 # --- there, so it must be declared -------------------------------------------------------------------------

@@ -113,9 +113,16 @@ def _check_param(document: Document, param: Fields, pointer: str) -> list[Diagno
             message = f"expected an integer where minimum or maximum is given, got {show(default)}"
             findings.append(document.finding(message, f"{pointer}/default"))
         elif (low is not None and default < low) or (high is not None and default > high):
-            message = f"expected a default from {low} to {high}, got {default}"
+            message = f"expected a default {in_range(low, high)}, got {default}"
             findings.append(document.finding(message, f"{pointer}/default"))
     return findings
+
+
+def in_range(low: int | None, high: int | None) -> str:
+    """The limits of a parameter in words; at least one is given."""
+    if low is None:
+        return f"of at most {high}"
+    return f"of at least {low}" if high is None else f"from {low} to {high}"
 
 
 def _manifest(document: Document) -> PackageManifest:

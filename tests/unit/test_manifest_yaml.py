@@ -157,7 +157,9 @@ def test_depth_is_limited_without_recursion() -> None:
 
 
 def test_a_million_laughs_cost_nothing() -> None:
-    lines = ["a: &a [lol, lol]"] + [f"{chr(98 + n)}: &{chr(98 + n)} [*{chr(97 + n)}, *{chr(97 + n)}]" for n in range(20)]
+    lines = ["a: &a [lol, lol]"] + [
+        f"{chr(98 + n)}: &{chr(98 + n)} [*{chr(97 + n)}, *{chr(97 + n)}]" for n in range(20)
+    ]
     _, findings = read("\n".join(lines))
     assert len(findings) == 21 + 40
 
