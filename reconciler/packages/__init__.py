@@ -12,16 +12,16 @@ from reconciler.packages._archive import (
     read_archive,
 )
 from reconciler.packages._cache import Cache
+from reconciler.packages._https import HttpsRepository
 from reconciler.packages._repositories import (
     BUNDLE_SUFFIX,
-    MAX_BUNDLE_BYTES,
     FolderRepository,
     GitRepository,
-    HttpsRepository,
     Repository,
     archive_name,
 )
 from reconciler.packages._store import Store, digest_of
+from reconciler.trust import MAX_BUNDLE_BYTES
 
 __all__ = [
     "BUNDLE_SUFFIX",

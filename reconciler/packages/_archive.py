@@ -2,21 +2,25 @@
 """The package archive: built so that equal content gives equal bytes, read so that nothing hostile gets through.
 
 An archive is a gzip stream of a plain ustar with regular files at its root: `package.yaml` first, then what it names.
+The gzip stream is stored, not compressed: two versions of zlib compress the same bytes differently, and then nobody
+could build an archive again and compare its digest with the one that was signed. Git packs and web servers compress.
+
 The reader unpacks in memory only, counts every byte before it keeps it, and accepts nothing that the builder would not
-write: no folders, links, devices, sparse files, extended headers, second gzip members or trailing bytes.
+write, except that the stream may be compressed: no folders, links, devices, sparse files, extended headers, second gzip
+members or trailing bytes. So every reader of such an archive sees the same files in it.
 """
 
 from __future__ import annotations
 
-import gzip
 import io
 import re
+import struct
 import tarfile
 import zlib
 from typing import TYPE_CHECKING, Final
 
 from reconciler import elf, manifest
-from reconciler.errors import Diagnostic, PackageError
+from reconciler.errors import Diagnostic, ElfError, PackageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,21 +28,28 @@ if TYPE_CHECKING:
 
     from reconciler.model import PackageManifest
 
-MAX_ARCHIVE_BYTES: Final = 16 * 2**20
-"""Compressed; a package of some objects has 10 to 200 KiB, bcc sources less."""
+MAX_ARCHIVE_BYTES: Final = 32 * 2**20
+"""The archive as it is fetched; a package of some objects has 10 KiB to 1 MiB."""
 MAX_UNPACKED_BYTES: Final = 64 * 2**20
 """All files of an archive together, headers included."""
-MAX_FILE_BYTES: Final = 32 * 2**20
-"""One file of an archive."""
+MAX_FILE_BYTES: Final = 16 * 2**20
+"""One file of an archive: what `elf` reads at most."""
 MAX_FILES: Final = 64
 """Files of an archive."""
 MANIFEST: Final = "package.yaml"
 EXTRA_FILES: Final = ("README.md",)
 """Files that are packed besides the manifest and its objects when they are there."""
 
+SOURCE_SUFFIXES: Final = (".c", ".h")
+"""Files that may lie in an archive although no program names them: the objects' source, for people."""
+
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _BLOCK: Final = tarfile.BLOCKSIZE
-_GZIP_HEADER: Final = 10
+_GZIP_HEADER: Final = bytes.fromhex("1f8b0800 00000000 00ff")
+"""RFC 1952: deflate, no flags (so no name, comment or extra field), no time, unknown system."""
+_GZIP_FLAGS: Final = 3
+_STORED_BYTES: Final = 0xFFFF
+"""Bytes that one stored block of deflate holds (RFC 1951, 3.2.4)."""
 
 
 def build_archive(manifest_yaml: bytes, files: Mapping[str, bytes]) -> bytes:
@@ -49,14 +60,23 @@ def build_archive(manifest_yaml: bytes, files: Mapping[str, bytes]) -> bytes:
     """
     output = io.BytesIO()
     with tarfile.open(fileobj=output, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for name in (MANIFEST, *sorted(set(files) - {MANIFEST})):
+        for name in (MANIFEST, *sorted(set(files) - {MANIFEST})):  # any order would do, but always the same
             if not _NAME.fullmatch(name):
                 raise PackageError(f"expected a plain file name of letters, digits, '.', '_' and '-', got {name!r}")
             data = manifest_yaml if name == MANIFEST else files[name]
             info = tarfile.TarInfo(name)
             info.size, info.mode, info.mtime = len(data), 0o644, 0
             tar.addfile(info, io.BytesIO(data))
-    return gzip.compress(output.getvalue(), compresslevel=9, mtime=0)
+    return _gzip(output.getvalue())
+
+
+def _gzip(plain: bytes) -> bytes:
+    parts = [_GZIP_HEADER]
+    for start in range(0, len(plain), _STORED_BYTES):
+        block = plain[start : start + _STORED_BYTES]
+        last = start + _STORED_BYTES >= len(plain)
+        parts += [struct.pack("<BHH", last, len(block), len(block) ^ 0xFFFF), block]
+    return b"".join((*parts, struct.pack("<II", zlib.crc32(plain), len(plain) & 0xFFFFFFFF)))
 
 
 def build_folder(folder: Path, objects: Path | None = None) -> tuple[str, bytes]:
@@ -112,13 +132,18 @@ def open_archive(data: bytes, *, file: str) -> tuple[PackageManifest, dict[str, 
 def _check(parsed: PackageManifest, files: Mapping[str, bytes], where: str) -> None:
     findings: list[Diagnostic] = []
     objects: dict[str, elf.Object] = {}
-    for name in sorted({program.object for program in parsed.programs}):
+    names = {program.object for program in parsed.programs}
+    for name in sorted(names):
         if name not in files:
-            findings.append(
-                Diagnostic(message=f"expected the object {name}, which package.yaml names, got none", file=where)
-            )
+            findings.append(Diagnostic(message=f"expected the object {name}, which package.yaml names, got none"))
             continue
-        objects[name] = elf.read_object(files[name], name=name)
+        try:
+            objects[name] = elf.read_object(files[name], name=name)
+        except ElfError as error:
+            findings += error.findings
+    for name in sorted(set(files) - names - {MANIFEST, *EXTRA_FILES}):
+        if not name.endswith(SOURCE_SUFFIXES):
+            findings.append(Diagnostic(message=f"expected files that package.yaml names, got {name} besides; drop it"))
     if not findings:
         findings += manifest.check_package(parsed, objects)
     if findings:
@@ -145,8 +170,12 @@ class _RefusedError(Exception):
 def _inflate(data: bytes) -> bytes:
     if len(data) > MAX_ARCHIVE_BYTES:
         raise _RefusedError(f"expected at most {MAX_ARCHIVE_BYTES} bytes, got {len(data)}")
-    if len(data) < _GZIP_HEADER or data[:3] != b"\x1f\x8b\x08":
+    if len(data) < len(_GZIP_HEADER) or data[:_GZIP_FLAGS] != _GZIP_HEADER[:_GZIP_FLAGS]:
         raise _RefusedError("expected a gzip stream, got something else")
+    if data[_GZIP_FLAGS]:
+        raise _RefusedError(
+            "expected a gzip header without name, comment or extra field, got one (gzip -n leaves them out)"
+        )
     stream = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
     try:
         plain = stream.decompress(data, MAX_UNPACKED_BYTES + 1)

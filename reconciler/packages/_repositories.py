@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
-from urllib.parse import urlsplit
 
-from reconciler.errors import RepositoryError
+from reconciler.errors import RepositoryError, SourceError
 from reconciler.packages._archive import MAX_ARCHIVE_BYTES
+from reconciler.trust import MAX_BUNDLE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,14 +20,9 @@ if TYPE_CHECKING:
 
     from reconciler.model import PackageRef
 
-MAX_BUNDLE_BYTES: Final = 4 * 2**20
-"""A bundle has 1 to 16 KiB; hostile ones cost seconds beyond this."""
-TIMEOUT: Final = 20.0
-"""Seconds without a byte after which a web server counts as unavailable."""
-MAX_SECONDS: Final = 300.0
-"""Seconds for one file altogether: a server that sends a byte a second is unavailable, too."""
 BUNDLE_SUFFIX: Final = ".sigstore.json"
-_CHUNK: Final = 1 << 16
+_SAFE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,199}")
+"""Names and versions that may become part of a path; what the schema allows is less."""
 
 
 class Repository(Protocol):
@@ -36,7 +33,14 @@ class Repository(Protocol):
 
 
 def archive_name(ref: PackageRef) -> str:
-    """File name of a package's archive."""
+    """File name of a package's archive.
+
+    Raises:
+        RepositoryError: the name or version could be more than a part of a file's name.
+    """
+    for part in (ref.name, ref.version):
+        if not _SAFE.fullmatch(part):
+            raise RepositoryError(f"expected a plain package name and version, got {part[:80]!r}")
     return f"{ref.name}-{ref.version}.tar.gz"
 
 
@@ -56,7 +60,10 @@ class GitRepository:
         return self._blob(name, MAX_ARCHIVE_BYTES), self._blob(name + BUNDLE_SUFFIX, MAX_BUNDLE_BYTES)
 
     def _blob(self, path: str, limit: int) -> bytes:
-        data = self.blobs(path, limit)
+        try:
+            data = self.blobs(path, limit)
+        except SourceError as error:
+            raise RepositoryError(f"cannot read {path} of the commit: {error}") from error
         if data is None:
             raise RepositoryError(f"expected {path} in the same commit, got none; commit it, or name its repository")
         return data
@@ -79,7 +86,8 @@ class FolderRepository:
             # O_NONBLOCK: opening a FIFO must not hang; it is refused right after.
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError as error:
-            raise RepositoryError(f"cannot read {path}: {error.strerror}") from error
+            what = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
+            raise RepositoryError(f"cannot read {path}: {what}; put the archive and its bundle there") from error
         with os.fdopen(fd, "rb") as file:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise RepositoryError(f"{path}: expected a regular file, got something else")
@@ -87,65 +95,3 @@ class FolderRepository:
         if len(data) > limit:
             raise RepositoryError(f"{path}: expected at most {limit} bytes, got more")
         return data
-
-
-@dataclass(frozen=True, slots=True)
-class HttpsRepository:
-    """A web server; `url` names the folder. Redirects are not followed: they could leak the token.
-
-    Attributes:
-        ca_file: PEM of the only authorities that are accepted; None: the system's.
-        token_file: read at each fetch, sent as a bearer token, never shown.
-    """
-
-    url: str
-    ca_file: Path | None = None
-    token_file: Path | None = None
-
-    def fetch(self, ref: PackageRef) -> tuple[bytes, bytes]:
-        """See `Repository`."""
-        if urlsplit(self.url).scheme != "https":
-            raise RepositoryError(f"expected an https:// URL, got {self.url!r}")
-        address = f"{self.url.rstrip('/')}/{archive_name(ref)}"
-        return self._get(address, MAX_ARCHIVE_BYTES), self._get(address + BUNDLE_SUFFIX, MAX_BUNDLE_BYTES)
-
-    def _get(self, address: str, limit: int) -> bytes:
-        import time  # noqa: PLC0415
-
-        import requests  # noqa: PLC0415  # 100 ms that hosts without such a repository need not pay
-
-        headers = {"Accept-Encoding": "identity"}
-        if self.token_file is not None:
-            headers["Authorization"] = f"Bearer {self._token()}"
-        deadline = time.monotonic() + MAX_SECONDS
-        try:
-            with requests.Session() as session:
-                session.trust_env = False  # no .netrc, no proxy of whoever started us
-                verify = str(self.ca_file) if self.ca_file is not None else True
-                with session.get(
-                    address, headers=headers, stream=True, timeout=TIMEOUT, allow_redirects=False, verify=verify
-                ) as answer:
-                    if answer.status_code != requests.codes.ok:
-                        raise RepositoryError(f"{address}: expected status 200, got {answer.status_code}")
-                    data = b""
-                    for chunk in answer.iter_content(_CHUNK):
-                        data += chunk
-                        if len(data) > limit:
-                            raise RepositoryError(f"{address}: expected at most {limit} bytes, got more")
-                        if time.monotonic() > deadline:
-                            raise RepositoryError(f"{address}: expected the file within {MAX_SECONDS:g} s")
-                    return data
-        except requests.RequestException as error:
-            # The library's text may quote headers; the class says enough.
-            raise RepositoryError(f"{address}: {type(error).__name__}; check the server and caFile") from None
-        except OSError as error:
-            raise RepositoryError(f"{address}: {error.strerror or type(error).__name__}; check caFile") from None
-
-    def _token(self) -> str:
-        try:
-            text = self.token_file.read_text(encoding="ascii").strip() if self.token_file else ""
-        except (OSError, UnicodeDecodeError) as error:
-            raise RepositoryError(f"cannot read the token file {self.token_file}") from error
-        if not text or not text.isprintable() or " " in text:
-            raise RepositoryError(f"{self.token_file}: expected one line with a token, got something else")
-        return text
