@@ -52,7 +52,7 @@ def chains(draw: st.DrawFn, number: int) -> Chain:
     interfaces = tuple(
         draw(st.lists(st.sampled_from(["eth0", "eth1", "wan0", "eth*", "*"]), min_size=1, max_size=2, unique=True))
     )
-    fields = {"interfaces": interfaces, "priority": 10 * (number + 1)}
+    priority = 10 * (number + 1)
     if draw(st.booleans()):
         packages = draw(st.lists(st.sampled_from(["ratelimit", "firewall"]), min_size=1, max_size=3))
         members = [
