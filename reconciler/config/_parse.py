@@ -48,7 +48,7 @@ def parse_config(data: bytes, *, file: str, folder: str, read: Callable[[str], b
     parser = _Parser(document, folder, read)
     config = parser.config()
     if parser.findings:
-        raise ConfigError(tuple(parser.findings))
+        raise ConfigError(tuple(sorted(parser.findings, key=lambda finding: (finding.line, finding.column))))
     return config
 
 
@@ -217,10 +217,10 @@ class _Parser:
             item["name"]: self._content(item["file"], f"/spec/trust/roots/{index}/file")
             for index, item in enumerate(fields.get("roots", []))
         }
-        signers = (
+        signers = [
             self._signer(item, f"/spec/trust/signers/{index}", frozenset(roots))
             for index, item in enumerate(fields.get("signers", []))
-        )
+        ]
         revoked = fields.get("revoked", {})
         return values.Trust(
             commits=self._commits(fields.get("commits", {})),
