@@ -138,7 +138,6 @@ class GitRunner:
         *arguments: str,
         timeout: float,
         remote: Remote | None = None,
-        inherit: Sequence[int] = (),
     ) -> Completed:
         """Run `git ARGUMENTS` to its end.
 
@@ -146,13 +145,12 @@ class GitRunner:
             arguments: the subcommand and what follows; never a secret.
             timeout: seconds until the whole process group is ended.
             remote: given for commands that may talk to the source; without it every transport is refused.
-            inherit: descriptors that the command keeps open.
 
         Raises:
             SourceError: git is missing, ran longer than `timeout`, printed more than `MAX_OUTPUT`, or was cancelled.
         """
         with contextlib.ExitStack() as stack:
-            descriptors = list(inherit)
+            descriptors: list[int] = []
             secrets = None
             if remote is not None and remote.config:
                 secrets = stack.enter_context(memory_file(remote.config))
@@ -194,7 +192,11 @@ class GitRunner:
             environment |= remote.environment
             environment["GIT_ALLOW_PROTOCOL"] = remote.transport
             options += [*NETWORK_OPTIONS, f"protocol.{remote.transport}.allow=always"]
+            # A killed agent takes its git along; the helpers of git end when their pipes do.
             prefix = [
+                "/usr/bin/setpriv",
+                "--pdeathsig=KILL",
+                "--",
                 "/usr/bin/prlimit",
                 f"--as={remote.memory_bytes}",
                 f"--fsize={remote.file_bytes}",
@@ -300,7 +302,7 @@ def read_pipes(process: subprocess.Popen[bytes], deadline: float) -> Iterator[tu
 
 def _no_git() -> SourceError:
     return SourceError(
-        "expected git, env and prlimit in /usr/bin (Debian: git, coreutils, util-linux)", reason="GitMissing"
+        "expected git, env, prlimit and setpriv in /usr/bin (Debian: git, coreutils, util-linux)", reason="GitMissing"
     )
 
 

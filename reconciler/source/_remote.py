@@ -45,7 +45,7 @@ _REASONS: Final[tuple[tuple[str, str, str], ...]] = (
     ),
     (
         r"Authentication failed|could not read (Username|Password)|error: 40[137]\b|Permission denied"
-        r"|Too many authentication failures|Received HTTP code 407",
+        r"|Too many authentication failures|response 407|HTTP code 407 from proxy",
         "AuthenticationFailed",
         "the source refuses this host's credentials",
     ),

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LOCK_TIMEOUT: Final = 10.0
-"""Seconds to wait for another writer; a command of a killed agent ends within `http.lowSpeedTime`."""
+"""Seconds to wait for another process that fetches or promotes."""
 MAX_PACKS: Final = 50
 """Packs above which `maintain` repacks; git's own gc.autoPackLimit."""
 
@@ -93,7 +93,8 @@ class Source:
         if self.marked(Mark.CANDIDATE) == commit:
             return
         self._objects.close()
-        with self._writing() as lock:
+        with self._writing():
+            self._sweep()
             self._make_room()
             remote = prepare(self._settings, self._nothing)
             done = self._runner.run(
@@ -108,7 +109,6 @@ class Source:
                 f"+{self._settings.ref}:{_ref(Mark.CANDIDATE)}",
                 timeout=self._settings.limits.fetch_timeout,
                 remote=remote,
-                inherit=(lock,),
             )
             if done.code != 0:
                 # git does not say that the limit on a file's size ended its child, but what it wrote does.
@@ -272,8 +272,8 @@ class Source:
         if self._format() is None or sum(1 for _ in self._packs()) <= packs:
             return False
         self._objects.close()
-        with self._writing() as lock:
-            self._repack(lock)
+        with self._writing():
+            self._repack()
         return True
 
     # --- private -------------------------------------------------------------------------------------------
@@ -345,10 +345,11 @@ class Source:
                 reason="RepositoryDamaged",
             )
         self._refuse_shallow()
-        with self._writing():
-            config = self._directory / "config"
-            if config.read_text("utf-8") != _REPOSITORY[length]:
-                config.write_text(_REPOSITORY[length], "utf-8")
+        config = self._directory / "config"
+        if config.read_text("utf-8") != _REPOSITORY[length]:
+            config.write_text(_REPOSITORY[length], "utf-8")
+        # Somebody else may be writing: then he cleans up, and nobody has to wait to read.
+        with contextlib.suppress(SourceError), self._writing(timeout=0):
             self._sweep()
 
     def _refuse_shallow(self) -> None:
@@ -359,11 +360,10 @@ class Source:
             )
 
     @contextlib.contextmanager
-    def _writing(self) -> Iterator[int]:
-        # Children that write inherit the descriptor: the lock of a killed agent stands until its git has ended too.
+    def _writing(self, timeout: float | None = None) -> Iterator[None]:
         descriptor = os.open(self._directory / "reconciler.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            deadline = time.monotonic() + LOCK_TIMEOUT
+            deadline = time.monotonic() + (LOCK_TIMEOUT if timeout is None else timeout)
             while True:
                 try:
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -372,7 +372,7 @@ class Source:
                     if time.monotonic() > deadline:
                         raise SourceError(f"{self._directory}: another process writes to it", reason="Locked") from None
                     time.sleep(0.02)
-            yield descriptor
+            yield
         finally:
             os.close(descriptor)
 
@@ -402,7 +402,7 @@ class Source:
         if self._size() <= limit:
             return
         with contextlib.suppress(SourceError):
-            self._repack(None)
+            self._repack()
         if (size := self._size()) > limit:
             raise SourceRefusedError(
                 f"{self._directory}: expected at most {limit} bytes, got {size}; nothing is fetched",
@@ -412,7 +412,7 @@ class Source:
     def _size(self) -> int:
         return sum(path.stat().st_size for path in (self._directory / "objects" / "pack").iterdir())
 
-    def _repack(self, lock: int | None) -> None:
+    def _repack(self) -> None:
         # -a -d also drops what no mark reaches: refused candidates, rewritten history.
         done = self._runner.run(
             "repack",
@@ -422,7 +422,6 @@ class Source:
             "--no-write-bitmap-index",
             "--window-memory=64m",
             timeout=self._settings.limits.fetch_timeout,
-            inherit=() if lock is None else (lock,),
         )
         if done.code != 0:
             self._sweep()
@@ -441,7 +440,8 @@ def open_source(settings: SourceSettings, directory: Path) -> Source:
     check_ref(settings.ref)
     directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     empty_directory(directory).mkdir(mode=0o500, exist_ok=True)
-    prepare(settings, empty_directory(directory))
+    with contextlib.suppress(SourceError):  # a token that is not there yet must not keep the agent from starting
+        prepare(settings, empty_directory(directory))
     source = Source(settings, directory)
     runner = GitRunner(directory)
     version = runner.version(settings.limits.read_timeout)

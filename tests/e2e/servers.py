@@ -225,13 +225,21 @@ class _Server(ThreadingHTTPServer):
 
 @contextlib.contextmanager
 def serve_https(
-    folder: Path, work: Path, serve: Callable[[Handler], None], *, certificate: tuple[Path, Path] | None = None
+    folder: Path,
+    work: Path,
+    serve: Callable[[Handler], None],
+    *,
+    certificate: tuple[Path, Path] | None = None,
+    clients: Authority | None = None,
 ) -> Iterator[HttpsServer]:
-    """Any handler over https, with an authority of its own made in `work`."""
+    """Any handler over https, its authority is made in `work`; `clients` issues those that clients must present."""
     work.mkdir(parents=True, exist_ok=True)
     authority = Authority.make(work)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*(certificate or authority.issue(work, "server")))
+    if clients is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(clients.file)
     server = _Server(context, serve)
     server.state = HttpsServer(server.server_address[1], folder, authority)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, name="https")
@@ -246,9 +254,19 @@ def serve_https(
 
 
 @contextlib.contextmanager
-def git_https(folder: Path, work: Path, *, certificate: tuple[Path, Path] | None = None) -> Iterator[HttpsServer]:
+def git_https(
+    folder: Path,
+    work: Path,
+    *,
+    certificate: tuple[Path, Path] | None = None,
+    clients: Authority | None = None,
+) -> Iterator[HttpsServer]:
     """The bare repositories below `folder` over https, through git's own `git http-backend`."""
-    with serve_https(folder, work, lambda handler: _git_backend(handler, folder), certificate=certificate) as server:
+
+    def serve(handler: Handler) -> None:
+        _git_backend(handler, folder)
+
+    with serve_https(folder, work, serve, certificate=certificate, clients=clients) as server:
         yield server
 
 
@@ -360,6 +378,75 @@ def cut(body: bytes, content_type: str, length: int = 1 << 20) -> Fault:
         return True
 
     return fault
+
+
+# --- a proxy -----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Proxy:
+    """A running CONNECT proxy; `heads` lists what clients asked for, `password` is demanded if it is set."""
+
+    port: int
+    password: str | None = None
+    heads: list[str] = field(default_factory=list)
+
+
+@contextlib.contextmanager
+def connect_proxy(password: str | None = None) -> Iterator[Proxy]:
+    """An http proxy that tunnels to loopback for user "agent"."""
+    listener = socket.create_server((LOOPBACK, 0))
+    proxy = Proxy(listener.getsockname()[1], password)
+    threads: list[threading.Thread] = []
+
+    def accept() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            threads.append(threading.Thread(target=_tunnel, args=(connection, proxy)))
+            threads[-1].start()
+
+    acceptor = threading.Thread(target=accept)
+    acceptor.start()
+    try:
+        yield proxy
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        for thread in (acceptor, *threads):
+            thread.join()
+
+
+def _tunnel(client: socket.socket, proxy: Proxy) -> None:
+    with client, contextlib.suppress(OSError):
+        client.settimeout(10)
+        head = b""
+        while b"\r\n\r\n" not in head:
+            if not (chunk := client.recv(4096)):
+                return
+            head += chunk
+        proxy.heads.append(head.decode("latin-1"))
+        wanted = base64.b64encode(f"agent:{proxy.password}".encode())
+        if proxy.password is not None and wanted not in head:
+            demand = b"Proxy-Authenticate: Basic realm=x\r\nConnection: close\r\nContent-Length: 0"
+            client.sendall(b"HTTP/1.1 407 no\r\n" + demand + b"\r\n\r\n")
+            return
+        port = int(head.split()[1].rpartition(b":")[2])
+        with socket.create_connection((LOOPBACK, port)) as server:
+            client.sendall(b"HTTP/1.1 200 ok\r\n\r\n")
+            back = threading.Thread(target=_pump, args=(server, client))
+            back.start()
+            _pump(client, server)
+            back.join()
+
+
+def _pump(source: socket.socket, target: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while chunk := source.recv(1 << 16):
+            target.sendall(chunk)
+        target.shutdown(socket.SHUT_WR)
 
 
 # --- ssh ---------------------------------------------------------------------------------------------------

@@ -526,13 +526,15 @@ def test_file_urls_and_odd_settings_are_refused_when_the_source_is_opened(
             assert words in str(caught.value)
         assert "s3cret" not in str(caught.value)
     for auth in (SourceAuth(token_file=missing), SourceAuth(ca_file=missing)):
+        source = open_source(replace(https, auth=auth), tmp_path / "state" / "git")
         with pytest.raises(SourceError) as failed:
-            open_source(replace(https, auth=auth), tmp_path / "state" / "git")
+            source.resolve()
         assert failed.value.reason == "AuthenticationFailed"
     for content in (b"", b"two\nlines", b"\xff\xfe", b"x" * 20_000):
         missing.write_bytes(content)
+        source = open_source(replace(https, auth=SourceAuth(token_file=missing)), tmp_path / "state" / "git")
         with pytest.raises(SourceError, match="one line"):
-            open_source(replace(https, auth=SourceAuth(token_file=missing)), tmp_path / "state" / "git")
+            source.resolve()
 
 
 # --- accidents ---------------------------------------------------------------------------------------------
@@ -624,8 +626,8 @@ def test_another_writer_is_waited_for_and_then_reported(
         with pytest.raises(SourceError) as caught:
             source.promote(head)
         assert caught.value.reason == "Locked"
-        # Reading goes on.
-        assert source.checkout(head).problems == ()
+        # Opening and reading go on.
+        assert opened(remote).checkout(head).problems == ()
     source.promote(head)
 
 

@@ -21,8 +21,10 @@ from reconciler.source import Source, SourceAuth, SourceLimits, SourceSettings, 
 from tests.e2e.servers import (
     Authority,
     GitRepository,
+    Handler,
     HttpsServer,
     SshServer,
+    connect_proxy,
     cut,
     fetching,
     files_https,
@@ -144,11 +146,32 @@ def test_a_poll_is_one_connection_of_a_few_hundred_bytes_and_unchanged_means_no_
 
 
 def test_a_client_certificate_is_presented(repository: GitRepository, tmp_path: Path) -> None:
-    with git_https(repository.path.parent, tmp_path / "https") as server:
-        certificate, key = server.authority.issue(tmp_path, "client", host="agent")
+    clients = Authority.make(tmp_path, "clients")
+    certificate, key = clients.issue(tmp_path, "client", host="agent")
+    with git_https(repository.path.parent, tmp_path / "https", clients=clients) as server:
         auth = SourceAuth(ca_file=server.ca_file, client_cert_file=certificate, client_key_file=key)
         with closing(make(tmp_path, server.url("policy.git"), auth)) as source:
             assert source.probe(10)
+        with closing(over_https(server, tmp_path)) as source:
+            assert not source.probe(10)
+
+
+def test_a_proxy_is_used_when_it_is_configured_and_its_password_stays_secret(
+    https: HttpsServer, tmp_path: Path
+) -> None:
+    with connect_proxy("pr0xy-s3cret") as proxy:
+        for password, reached in (("pr0xy-s3cret", True), ("wr0ng-s3cret", False)):
+            auth = SourceAuth(ca_file=https.ca_file, proxy=f"http://agent:{password}@127.0.0.1:{proxy.port}")
+            assert "s3cret" not in repr(auth)
+            source = make(tmp_path, https.url("policy.git"), auth)
+            if reached:
+                with closing(source):
+                    assert source.probe(10)
+                continue
+            error = refusal(source)
+            assert error.reason == "AuthenticationFailed"
+            assert "s3cret" not in str(error)
+        assert proxy.heads[0].startswith(f"CONNECT localhost:{https.port} ")
 
 
 # --- who is on the other side ------------------------------------------------------------------------------
@@ -344,6 +367,27 @@ def test_http_errors_have_reasons(https: HttpsServer, tmp_path: Path, code: int,
     assert "<html>" not in str(error)
 
 
+def test_what_the_server_says_is_redacted_and_cleaned(https: HttpsServer, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("s3cret-t0ken")
+
+    def echo(handler: Handler) -> bool:
+        said = (
+            f"ERR \x1b[31m{handler.headers['Authorization']} https://agent:pw@elsewhere/ s3cret-t0ken\u202e\n".encode()
+        )
+        body = b"001e# service=git-upload-pack\n0000" + f"{len(said) + 4:04x}".encode() + said
+        handler.reply(200, body, Content_Type="application/x-git-upload-pack-advertisement")
+        return True
+
+    https.fault = echo
+    auth = SourceAuth(ca_file=https.ca_file, token_file=token)
+    error = refusal(make(tmp_path, https.url("policy.git"), auth))
+    assert "remote error" in str(error)
+    assert str(error).isprintable()
+    for secret in ("s3cret", base64.b64encode(b"x-access-token:s3cret-t0ken").decode(), "agent:pw"):
+        assert secret not in str(error)
+
+
 def test_a_captive_portal_is_no_repository_with_the_ref(https: HttpsServer, tmp_path: Path) -> None:
     https.fault = status(200, b"<html>please log in</html>", Content_Type="text/html")
     error = refusal(over_https(https, tmp_path))
@@ -402,6 +446,61 @@ def test_a_pack_that_breaks_off_leaves_nothing(https: HttpsServer, tmp_path: Pat
         assert source.applied() is None
         https.fault = None
         source.fetch(head)
+
+
+FETCHES = """
+import sys
+from pathlib import Path
+from reconciler.source import SourceAuth, SourceSettings, open_source
+url, ca_file, folder, commit = sys.argv[1:]
+settings = SourceSettings(url=url, ref="refs/heads/main", auth=SourceAuth(ca_file=Path(ca_file)))
+open_source(settings, Path(folder)).fetch(commit)
+"""
+
+
+def test_a_killed_agent_takes_its_git_along_and_the_next_one_starts(https: HttpsServer, tmp_path: Path) -> None:
+    with closing(over_https(https, tmp_path)) as source:
+        head = source.resolve()
+        https.fault = fetching(stall())
+        before = len(https.requests)
+        arguments = [https.url("policy.git"), str(https.ca_file), str(tmp_path / "git"), head]
+        agent = subprocess.Popen([sys.executable, "-c", FETCHES, *arguments])
+        assert wait_until(lambda: any(b"fetch" in _everything_visible(pid) for pid in _descendants(agent.pid)))
+        assert wait_until(lambda: len(https.requests) >= before + 3)
+        writing = {pid for pid in _descendants(agent.pid) if b"\0fetch\0" in _everything_visible(pid)}
+        assert writing
+        agent.kill()
+        agent.wait()
+        assert wait_until(lambda: not any(_everything_visible(pid) for pid in writing))
+        https.fault = None
+        with closing(over_https(https, tmp_path)) as second:
+            second.fetch(head)
+            assert second.checkout(head).problems == ()
+
+
+ON_A_SMALL_DISK = """
+import sys
+from pathlib import Path
+from reconciler.errors import SourceError
+from reconciler.source import SourceSettings, open_source
+url, folder = sys.argv[1:]
+source = open_source(SourceSettings(url=url, ref="refs/heads/main", allow_file=True), Path(folder) / "git")
+try:
+    source.fetch(source.resolve())
+except SourceError as error:
+    print(error.reason, sum(1 for path in Path(folder).rglob("tmp_*")))
+source.close()
+"""
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(repository: GitRepository, tmp_path: Path) -> None:
+    repository.commit({**FILES, "packages/big": os.urandom(4 << 20)})
+    small = tmp_path / "small"
+    small.mkdir()
+    program = [sys.executable, "-c", ON_A_SMALL_DISK, f"file://{repository.path}", str(small)]
+    command = f'mount -t tmpfs -o size=1m none {small} && exec "$@"'
+    done = subprocess.run(["unshare", "-m", "sh", "-c", command, "sh", *program], capture_output=True, check=False)
+    assert done.stdout.decode().split() == ["DiskFull", "0"], done.stderr.decode()
 
 
 def test_probing_can_be_cancelled_from_another_thread(https: HttpsServer, tmp_path: Path) -> None:
