@@ -26,7 +26,7 @@ from reconciler.model import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from reconciler.kernel._netlink import Device
 
@@ -69,29 +69,34 @@ class Reader:
                 return False
             raise
 
-    def hook(self, point: HookPoint, pinned: Mapping[int, str], links: dict[int, _bpf.LinkFacts]) -> HookState:
-        """Read one hook until two reads agree, at most 1 + RETRIES times; `links` is brought up to date.
+    def hook(
+        self, point: HookPoint, pinned: Mapping[int, str], links: Callable[[int], Iterable[_bpf.LinkFacts]]
+    ) -> HookState:
+        """Read one hook until two reads agree, at most 1 + RETRIES times.
+
+        Args:
+            pinned: pin paths of our links by id.
+            links: the links that may hold the hook with a program of this id, read when it is called.
 
         Raises:
             OSError: ENODEV when its interface is gone.
         """
-        device, before, after = self._twice(point, links)
+        state = self._twice(point, pinned, links)
         for _ in range(RETRIES):
-            if before == after:
+            if state.settled:
                 break
-            device, before, after = self._twice(point, links)
-        resolver = _hooks.XdpLinks(links.values(), pinned)
-        named = _renamed(point, device.name)
-        return self.state(named, after, resolver, settled=before == after)
+            state = self._twice(point, pinned, links)
+        return state
 
-    def _twice(self, point: HookPoint, links: dict[int, _bpf.LinkFacts]) -> tuple[Device, _hooks.Raw, _hooks.Raw]:
+    def _twice(
+        self, point: HookPoint, pinned: Mapping[int, str], links: Callable[[int], Iterable[_bpf.LinkFacts]]
+    ) -> HookState:
         """Two reads, with the links read in between."""
         _, before = self.raw(point)
-        if before.xdp:
-            links.clear()
-            links.update((link.id, link) for link in links_now())
+        found = [link for _, program in before.xdp for link in links(program)]
         device, after = self.raw(point)
-        return device, before, after
+        resolver = _hooks.XdpLinks(found, pinned)
+        return self.state(_renamed(point, device.name), after, resolver, settled=before == after)
 
     def state(self, point: HookPoint, raw: _hooks.Raw, resolver: _hooks.XdpLinks, *, settled: bool) -> HookState:
         """`raw` as a model value, with the links of XDP found out."""
@@ -206,8 +211,13 @@ def _known(seen: Look, raw: _hooks.Raw) -> bool:
 
 def _settle(reader: Reader, pins: PinWalk, seen: Look, point: HookPoint) -> None:
     """Further tries on one hook that changed between the two reads."""
+
+    def links(_: int) -> Iterable[_bpf.LinkFacts]:
+        seen.links = {link.id: link for link in links_now()}
+        return seen.links.values()
+
     try:
-        state = reader.hook(point, pins.links, seen.links)
+        state = reader.hook(point, pins.links, links)
     except OSError as error:
         if error.errno != errno.ENODEV:
             seen.complete = False

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -18,7 +19,7 @@ from reconciler.errors import KernelError, NotSupportedError, StaleError
 from reconciler.kernel import MemberStats, Scope, _attach, _bpf, _evict, _features, _grace, _netns
 from reconciler.kernel._failing import STALE, failing
 from reconciler.kernel._load import load_generation
-from reconciler.kernel._objects import MapKeeper, walk_pins
+from reconciler.kernel._objects import MapKeeper, links_now, walk_pins
 from reconciler.kernel._pins import Pins, identity_of
 from reconciler.kernel._snapshot import Reader, look
 from reconciler.model import (
@@ -45,7 +46,7 @@ from reconciler.model import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from contextlib import AbstractContextManager
 
 DEFAULT_PIN_DIR = Path("/sys/fs/bpf/reconciler")
@@ -121,16 +122,24 @@ class LinuxKernel:
 
     def read_hook(self, point: HookPoint) -> HookState:
         """Read one hook again (settled or not). Raises KernelError ENODEV when its interface is gone."""
-        with failing(f"read {point}"):
-            return self._reader().hook(point, self._own_link(point), {})
-
-    def _own_link(self, point: HookPoint) -> dict[int, str]:
-        """The link at the hook's own pin, by id."""
         path = f"links/{point.key}"
-        if not self._pins.exists(path):
-            return {}
-        with self._pins.opened(path) as link:
-            return {_bpf.link_info(link).id: path}
+        pinned: dict[int, str] = {}
+
+        def links(program: int) -> Iterable[_bpf.LinkFacts]:
+            own = self._own_link(path)
+            if own is not None and (own.prog_id, own.ifindex) == (program, point.ifindex):
+                pinned[own.id] = path
+                return (own,)  # then nobody else's can hold the hook
+            return links_now()
+
+        with failing(f"read {point}"):
+            return self._reader().hook(point, pinned, links)
+
+    def _own_link(self, path: str) -> _bpf.LinkFacts | None:
+        """The link at the hook's own pin."""
+        with suppress(KernelError, OSError), self._pins.opened(path) as link:  # none, or not a link
+            return _bpf.link_info(link)
+        return None
 
     def _reader(self) -> Reader:
         return Reader(
