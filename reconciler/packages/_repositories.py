@@ -10,7 +10,7 @@ import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
-from reconciler.errors import RepositoryError, SourceError
+from reconciler.errors import RepositoryError, SignatureError, SourceError
 from reconciler.packages._archive import MAX_ARCHIVE_BYTES
 from reconciler.trust import MAX_BUNDLE_BYTES
 
@@ -29,7 +29,12 @@ class Repository(Protocol):
     """A named place that holds NAME-VERSION.tar.gz and its bundle side by side."""
 
     def fetch(self, ref: PackageRef) -> tuple[bytes, bytes]:
-        """The archive and the bundle, neither checked. Raises RepositoryError."""
+        """The archive and the bundle, neither checked.
+
+        Raises:
+            RepositoryError: they cannot be had.
+            SignatureError: there is no bundle, and there never will be.
+        """
 
 
 def archive_name(ref: PackageRef) -> str:
@@ -57,16 +62,23 @@ class GitRepository:
     def fetch(self, ref: PackageRef) -> tuple[bytes, bytes]:
         """See `Repository`."""
         name = f"packages/{archive_name(ref)}"
-        return self._blob(name, MAX_ARCHIVE_BYTES), self._blob(name + BUNDLE_SUFFIX, MAX_BUNDLE_BYTES)
+        archive, bundle = self._blob(name, MAX_ARCHIVE_BYTES), self._blob(name + BUNDLE_SUFFIX, MAX_BUNDLE_BYTES)
+        if archive is None:
+            raise RepositoryError(f"expected {name} in the same commit, got none; commit it, or name its repository")
+        if bundle is None:
+            # A commit never changes: what it does not sign is not late, it is unsigned.
+            raise SignatureError(
+                f"{name}: expected its signature {archive_name(ref)}{BUNDLE_SUFFIX} in the same commit, got none; "
+                "run `reconciler package sign`",
+                reason="Unsigned",
+            )
+        return archive, bundle
 
-    def _blob(self, path: str, limit: int) -> bytes:
+    def _blob(self, path: str, limit: int) -> bytes | None:
         try:
-            data = self.blobs(path, limit)
+            return self.blobs(path, limit)
         except SourceError as error:
             raise RepositoryError(f"cannot read {path} of the commit: {error}") from error
-        if data is None:
-            raise RepositoryError(f"expected {path} in the same commit, got none; commit it, or name its repository")
-        return data
 
 
 @dataclass(frozen=True, slots=True)
