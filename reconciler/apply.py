@@ -15,11 +15,11 @@ The module reads no clock and makes no decision about what should run.
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Protocol, assert_never
 
-from reconciler.errors import DrainError, KernelError, OccupiedError, ReconcilerError, StaleError
+from reconciler.errors import DrainError, KernelError, OccupiedError, ReconcilerError, StaleError, StateError
 from reconciler.model import (
     Attach,
     ChangeMode,
@@ -293,8 +293,9 @@ def _undo(run: _Run, failures: list[StepFailure]) -> tuple[Step, ...]:
     """Take back what was done, in reverse; a grace period comes before anything is unloaded."""
     undone: list[Step] = []
     for step, before in reversed(run.undo):
-        try:
+        with suppress(StateError):  # a full disk must not stop the undo; the intent is on record already
             run.journal.journal(run.boot_id, "undo", step=step)
+        try:
             _undo_one(run, step, before)
         except ReconcilerError as error:
             failures.append(_failure(step, error))

@@ -233,7 +233,8 @@ def _check_maps(
         who = f"map {record.name} of {record.chain}/{record.member}"
         pin = by_path.get(record.pin)
         if pin is None:
-            if record.id in alive:
+            # An array without a pin is emptied with its last descriptor: it cannot be trusted any more.
+            if record.id in alive and record.role is not MapRole.NEXT:
                 identity = Identity(id=record.id)
                 repins.append(
                     Repin(

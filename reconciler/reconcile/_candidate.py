@@ -7,12 +7,14 @@ quarantine → packages. Nothing is adopted before all of it held; a refusal cha
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from reconciler import manifest, trust
-from reconciler.config import trust_digest
+from reconciler.config import KeyRule, trust_digest
 from reconciler.errors import (
+    ConfigError,
     GuardrailError,
     HistoryError,
     ManifestError,
@@ -24,9 +26,12 @@ from reconciler.errors import (
 from reconciler.model import DesiredState, PackageRef, digest_of
 from reconciler.reconcile._parts import Notes, Parts, Wanted
 from reconciler.source import Ancestry
-from reconciler.status import Finding, clean
+from reconciler.status import Expiry, Finding, clean
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
+    from reconciler.config import Trust
     from reconciler.model import ControlRecord, Package, Quarantine, SourceRecord
     from reconciler.source import Checkout
 
@@ -207,6 +212,24 @@ def last_good(parts: Parts, record: SourceRecord, notes: Notes) -> Wanted | None
     except TrustError as error:
         notes.findings.append(finding(error, f"what runs stays, but: {error}"))
     return wanted
+
+
+def nearest_expiry(trust_config: Trust) -> Expiry | None:
+    """What of the trust material ends first; roots that cannot be read were refused with the configuration."""
+    ends = [
+        (rule.not_after, f"key of signer {rule.name}")
+        for rule in trust_config.signers
+        if isinstance(rule, KeyRule) and rule.not_after is not None
+    ]
+    for name, root in sorted(trust_config.roots.items()):
+        with suppress(ConfigError):
+            end = trust.trust_root_end(root)
+            if end is not None:
+                ends.append((end, f"trust root {name}"))
+    if not ends:
+        return None
+    at, what = min(ends)
+    return Expiry(what=what, at=at.isoformat(timespec="seconds"))
 
 
 def finding(error: ReconcilerError, message: str | None = None) -> Finding:

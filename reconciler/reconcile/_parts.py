@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from reconciler.config import Config
     from reconciler.source import BlobReader, Source
     from reconciler.state import State
-    from reconciler.status import Expiry, Finding, Status
+    from reconciler.status import Finding, Status
 
 
 class Clock(Protocol):
@@ -126,7 +126,6 @@ class Notes:
     warnings: list[str] = field(default_factory=list)
     transient: bool = False
     retry_now: bool = False
-    expiry: Expiry | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -45,7 +45,7 @@ from reconciler.model import (
     Suspension,
     encode_json,
 )
-from reconciler.reconcile._candidate import context_digest, finding, judge, last_good
+from reconciler.reconcile._candidate import context_digest, finding, judge, last_good, nearest_expiry
 from reconciler.reconcile._health import KernelHealth
 from reconciler.reconcile._parts import Notes, Parts, PassResult, Request, Wanted
 from reconciler.state import recover
@@ -489,7 +489,7 @@ class Pass:
             pending=pending,
             findings=tuple(findings),
             notes=(*self.notes.warnings, *(made.notes if made else ())),
-            expiry=self.notes.expiry,
+            expiry=nearest_expiry(config.trust),
             policy=trust_digest(config),
             state_digest=self.wanted.state_digest if self.wanted else self.record.state_digest or "",
             plan_digest=made.digest if made else "",
