@@ -193,15 +193,25 @@ def history(context: Context, *, limit: int) -> int:
     if context.output == "json":
         say_json(records)
         return ExitCode.OK
-    rows = []
-    for record in records:
-        rest = {key: value for key, value in record.items() if key not in ("time", "event", "commit")}
-        what = ", ".join(f"{key} {value}" for key, value in rest.items())
-        rows.append(
-            (str(record.get("time", ""))[:19], record.get("event", ""), str(record.get("commit", ""))[:12], what)
-        )
+    rows = [
+        (str(record.get("time", ""))[:19], record.get("event", ""), str(record.get("commit", ""))[:12], _what(record))
+        for record in records
+    ]
     table(("TIME", "EVENT", "COMMIT", "WHAT"), rows)
     return ExitCode.OK
+
+
+def _what(record: dict[str, Any]) -> str:
+    """One record in words; -o json has all of it."""
+    parts = [str(record[key]) for key in ("reason", "subject", "message") if record.get(key)]
+    if record.get("signer"):
+        parts.append(f"signed by {record['signer']}")
+    told = {"time", "event", "commit", "state", "reason", "subject", "message", "signer"}
+    rest = {key: value for key, value in record.items() if key not in told}
+    parts += [
+        f"{key} {', '.join(map(str, value)) if isinstance(value, list) else value}" for key, value in rest.items()
+    ]
+    return "; ".join(parts)
 
 
 @click.command()
@@ -309,20 +319,26 @@ def _show(context: Context, answer: dict[str, Any], *, plan_only: bool = False) 
     outcome = answer.get("outcome")
     if outcome and outcome["failed"]:
         note(f"failed: {outcome['failed']['step']['step']}: {clean(outcome['failed']['message'], 2000)}")
-    for finding in report["findings"]:
-        if finding["exit_code"] != ExitCode.CHANGES:
-            note(f"{finding['reason']}: {clean(finding['message'], 2000)}")
+    problems = [finding for finding in report["findings"] if finding["exit_code"] != ExitCode.CHANGES]
+    for finding in problems:
+        note(f"{finding['reason']}: {clean(finding['message'], 2000)}")
     for warning in report["notes"]:
         if warning.startswith("unsafe:"):
             note(f"warning: {clean(warning)}")
-    applied = report["applied"]
-    commit = f" at {applied['id'][:12]}" if applied else ""
-    say(
-        f"{report['reason']}{commit}: {clean(report['message'], 200)}"
-        if not plan_only or code not in (0, 2)
-        else report["reason"]
-    )
+    say(_verdict(report, explained=bool(problems) or (plan_only and code in (ExitCode.OK, ExitCode.CHANGES))))
     return code
+
+
+def _verdict(report: dict[str, Any], *, explained: bool) -> str:
+    """The last line: the one reason code, the commit that counts, and the message unless it was said already."""
+    applied = report["applied"]
+    if applied is None:
+        where = "; nothing is applied yet" if explained else ""
+    else:
+        where = (
+            f"; last applied {applied['id'][:12]}" if report["exit_code"] not in (0, 2) else f" at {applied['id'][:12]}"
+        )
+    return f"{report['reason']}{where}" if explained else f"{report['reason']}{where}: {clean(report['message'], 200)}"
 
 
 __all__ = ["LockedError", "accept", "apply", "history", "plan", "resume", "run", "status", "suspend", "teardown"]

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Final
 from reconciler.config import FolderRepository as FolderConfig
 from reconciler.config import load_config, trust_digest
 from reconciler.errors import NotSupportedError
-from reconciler.kernel.linux import LinuxKernel
 from reconciler.model import HostFacts
 from reconciler.reconcile import Parts
 from reconciler.source import Source, SourceAuth, SourceLimits, SourceSettings, open_source
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from reconciler.config import Config
+    from reconciler.kernel.linux import LinuxKernel
     from reconciler.model import Package, PackageRef
     from reconciler.packages import Cache
     from reconciler.source import BlobReader
@@ -130,6 +130,8 @@ def make_kernel(config: Config) -> LinuxKernel:
     """The real kernel; needs root."""
     if os.geteuid() != 0:
         raise NotSupportedError("open the kernel", 1, "expected uid 0 (or its capabilities); run it with sudo")
+    from reconciler.kernel.linux import LinuxKernel  # noqa: PLC0415  # pyroute2 takes half of a short verb's time
+
     return LinuxKernel(pin_dir=Path(config.paths.pins), expedite=config.expedite)
 
 
