@@ -72,6 +72,7 @@ def teardown(parts: Parts, *, by: str) -> tuple[Plan, Outcome]:
     parts.state.save_inventory(outcome.inventory)
     parts.state.clear_journal()
     _record(parts, "torn-down", by=by, steps=len(outcome.done))
+    Pass(parts, Request(poll=False)).run()  # attaches nothing now; `status` must not go on saying that all is in sync
     return made, outcome
 
 
