@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verbs that only read what the last passes wrote: status, history. They need no kernel and start fast."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+
+from reconciler.cli._output import say, say_json, table
+from reconciler.errors import ExitCode, StateError, StateVersionError
+from reconciler.state import read_history, read_status
+from reconciler.status import Status, render
+
+if TYPE_CHECKING:
+    from reconciler.cli import Context
+
+
+@click.command()
+@click.option("--watch", is_flag=True, help="Show again every two seconds.")
+@click.pass_obj
+def status(context: Context, *, watch: bool) -> int:
+    """What the last pass found: verdict, commit, drift, and the next step. Exits with the last pass's code."""
+    while True:
+        code = _status_once(context)
+        if not watch:
+            return code
+        time.sleep(2)
+        click.clear()
+
+
+def _status_once(context: Context) -> int:
+    data = read_status(Path(context.config.paths.state))
+    if data is None:
+        say(f"no pass yet on this host; run `reconciler apply` (state in {context.config.paths.state})")
+        return ExitCode.CHANGES
+    try:
+        raw = msgspec.json.decode(data)
+        version = raw.get("version", 0) if isinstance(raw, dict) else 0
+        if version > 1:
+            raise StateVersionError(f"status.json: written in format {version}, this command reads up to 1")
+        current = msgspec.convert(raw, type=Status)
+    except msgspec.MsgspecError as error:
+        raise StateError(f"status.json: damaged ({error}); the next pass writes it again") from error
+    if context.output == "json":
+        say_json(current)
+    else:
+        say(render(current, datetime.now(UTC)))
+    return int(current.exit_code)
+
+
+@click.command()
+@click.option("--limit", "-n", default=20, show_default=True, help="Newest records.")
+@click.pass_obj
+def history(context: Context, *, limit: int) -> int:
+    """What happened on this host, newest last."""
+    records = read_history(Path(context.config.paths.state))[-limit:]
+    if context.output == "json":
+        say_json(records)
+        return ExitCode.OK
+    rows = [
+        (str(record.get("time", ""))[:19], record.get("event", ""), str(record.get("commit", ""))[:12], _what(record))
+        for record in records
+    ]
+    table(("TIME", "EVENT", "COMMIT", "WHAT"), rows)
+    return ExitCode.OK
+
+
+def _what(record: dict[str, Any]) -> str:
+    """One record in words; -o json has all of it."""
+    parts = [str(record[key]) for key in ("reason", "subject", "message") if record.get(key)]
+    if record.get("signer"):
+        parts.append(f"signed by {record['signer']}")
+    told = {"time", "event", "commit", "state", "reason", "subject", "message", "signer"}
+    rest = {key: value for key, value in record.items() if key not in told}
+    parts += [
+        f"{key} {', '.join(map(str, value)) if isinstance(value, list) else value}" for key, value in rest.items()
+    ]
+    return "; ".join(parts)
