@@ -14,7 +14,7 @@ from reconciler import reconcile
 from reconciler._documents import parse_duration
 from reconciler.cli import _compose as compose
 from reconciler.cli._output import note, progress, say, say_json, say_plan
-from reconciler.errors import ExitCode, LockedError, ReconcilerError
+from reconciler.errors import ExitCode, ReconcilerError
 from reconciler.model import to_builtins
 from reconciler.sensor import ask, open_sensor
 from reconciler.status import clean, metrics, render_metrics
@@ -274,4 +274,4 @@ def _verdict(report: dict[str, Any], *, explained: bool) -> str:
     return f"{report['reason']}{where}" if explained else f"{report['reason']}{where}: {clean(report['message'], 200)}"
 
 
-__all__ = ["LockedError", "accept", "apply", "history", "plan", "resume", "run", "status", "suspend", "teardown"]
+__all__ = ["accept", "apply", "plan", "resume", "run", "suspend", "teardown"]
