@@ -11,6 +11,7 @@ import atexit
 import concurrent.futures
 import contextlib
 import ctypes
+import fcntl
 import functools
 import hashlib
 import json
@@ -297,6 +298,15 @@ def compile_program(source: Path, *defines: str, include: tuple[Path, ...] = ())
     run("clang", *flags, *(f"-D{define}" for define in defines), "-c", str(source), "-o", str(target))
     run("llvm-strip", "-g", str(target))
     return target.read_bytes()
+
+
+@contextlib.contextmanager
+def exclusive(what: str) -> Iterator[None]:
+    """One process at a time: for what is one for the whole machine."""
+    path = Path(tempfile.gettempdir(), f"reconciler-test-{what}.lock")
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 # === bpffs =================================================================================================
