@@ -1202,6 +1202,16 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SourceFailure:
+    """Why the source could not be asked at the last try; gone with the next answer."""
+
+    reason: str
+    message: str
+    at: str
+    exit_code: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SourceRecord:
     """What this host knows of its source; `applied` is the watermark.
 
@@ -1218,6 +1228,7 @@ class SourceRecord:
     seen: str | None = None
     context: str = ""
     refusal: Refusal | None = None
+    failure: SourceFailure | None = None
     contact: str | None = None
 
 

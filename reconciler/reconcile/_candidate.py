@@ -29,7 +29,6 @@ from reconciler.source import Ancestry
 from reconciler.status import Expiry, Finding, clean
 
 if TYPE_CHECKING:
-
     from reconciler.config import Trust
     from reconciler.model import ControlRecord, Package, Quarantine, SourceRecord
     from reconciler.source import Checkout

@@ -41,6 +41,7 @@ from reconciler.model import (
     Quarantine,
     Refusal,
     Snapshot,
+    SourceFailure,
     SourceRecord,
     Suspension,
     encode_json,
@@ -170,13 +171,23 @@ class Pass:
                 return fresh
         elif suspension is not None:
             self._found(SuspendedError(f"new commits are suspended until {suspension.until}: {suspension.reason}"))
-        elif self.record.refusal is not None:
-            refusal = self.record.refusal
+        else:
+            self._remember_source()
+        if suspension is None:
+            self._check_stale()
+        return last_good(self.parts, self.record, self.notes)
+
+    def _remember_source(self) -> None:
+        """A pass that does not poll: what the last poll found still holds."""
+        refusal, failure = self.record.refusal, self.record.failure
+        if failure is not None:
+            self.notes.findings.append(
+                Finding(reason=failure.reason, message=failure.message, exit_code=failure.exit_code)
+            )
+        if refusal is not None:
             self.notes.findings.append(
                 Finding(reason=refusal.reason, message=refusal.message, exit_code=refusal.exit_code)
             )
-        self._check_stale()
-        return last_good(self.parts, self.record, self.notes)
 
     def _suspension(self) -> Suspension | None:
         suspension = self.control.suspension
@@ -195,12 +206,19 @@ class Pass:
             head = parts.source.resolve()
         except SourceError as error:
             self._found(error)
+            failure = SourceFailure(
+                reason=error.reason,
+                message=clean(str(error), 1000),
+                at=self._now(),
+                exit_code=int(error.exit_code),
+            )
+            self.record = replace(self.record, failure=failure)
             return None
         self.source_answered = True
         context = context_digest(parts)
         now = parts.clock.now().isoformat(timespec="seconds")
         unchanged = self.record.seen == head and self.record.context == context
-        self.record = replace(self.record, contact=now)
+        self.record = replace(self.record, contact=now, failure=None)
         applied = self.record.applied
         accepted = self.control.acceptance is not None and self.control.acceptance.commit == head
         if unchanged and not accepted and self.request.confirm is None:
@@ -271,7 +289,6 @@ class Pass:
             if not wanted.fresh:
                 raise
             self._refuse(wanted.commit, error)
-            self.plan = getattr(error, "plan", None)
             fallback = last_good(self.parts, self.record, self.notes)
             if fallback is None or self.request.dry_run:
                 return
