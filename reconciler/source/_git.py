@@ -176,8 +176,14 @@ class GitRunner:
                 _signal_group(process, signal.SIGKILL)
 
     def version(self, timeout: float) -> tuple[int, ...]:
-        """The version of git, for example (2, 39, 5)."""
+        """The version of git, for example (2, 39, 5).
+
+        Raises:
+            SourceError: there is no git.
+        """
         answer = self.run("version", timeout=timeout)
+        if answer.code != 0:
+            raise _no_git()
         words = answer.output.decode("ascii", "replace").split()
         numbers = words[2].split(".") if len(words) > 2 else []  # noqa: PLR2004 - "git version 2.39.5"
         return tuple(int(number) for number in numbers if number.isdigit())
@@ -221,8 +227,10 @@ class GitRunner:
             handle = Git("/").execute(
                 command, istream=stdin, as_process=True, shell=False, start_new_session=True, pass_fds=tuple(inherit)
             )
-        except (GitCommandNotFound, OSError) as error:
+        except GitCommandNotFound as error:
             raise _no_git() from error
+        except OSError as error:
+            raise SourceError(f"expected to start git: {error.strerror}", reason="GitNotStarted") from error
         process, handle.proc = handle.proc, None  # its destructor must not touch the process that we own
         assert process is not None  # noqa: S101 - as_process=True always has one
         with self._lock:

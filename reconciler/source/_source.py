@@ -4,35 +4,26 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import re
-import shutil
-import time
 from typing import TYPE_CHECKING, Final
 
 from reconciler.errors import SourceError
-from reconciler.source._git import MINIMUM_GIT, Completed, GitRunner
+from reconciler.source._git import MINIMUM_GIT, GitRunner
 from reconciler.source._read import ObjectReader, check_id, parse_commit
 from reconciler.source._remote import explain, moved, prepare
+from reconciler.source._repository import LocalRepository, disk_errors, reference
 from reconciler.source._tree import TreeReader
 from reconciler.source._types import Ancestry, Checkout, CommitInfo, Mark, SourceRefusedError, SourceSettings
 from reconciler.source._url import check_ref
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
-LOCK_TIMEOUT: Final = 10.0
-"""Seconds to wait for another process that fetches or promotes."""
 MAX_PACKS: Final = 50
 """Packs above which `maintain` repacks; git's own gc.autoPackLimit."""
 
 _ADVERTISED: Final = re.compile(rb"([0-9a-f]{40}|[0-9a-f]{64})\t(.+)")
-_CORE: Final = "[core]\n\trepositoryformatversion = {}\n\tfilemode = true\n\tbare = true\n"
-_REPOSITORY: Final = {40: _CORE.format(0), 64: _CORE.format(1) + "[extensions]\n\tobjectformat = sha256\n"}
 _SPACES: Final = {"refs/heads/": "--heads", "refs/tags/": "--tags"}
-_FORMATS: Final = {40: "sha1", 64: "sha256"}
 
 
 class Source:
@@ -44,14 +35,26 @@ class Source:
 
     def __init__(self, settings: SourceSettings, directory: Path) -> None:
         self._settings = settings
-        self._directory = directory
         self._nothing = empty_directory(directory)
         self._runner = GitRunner(directory)
+        self._local = LocalRepository(directory, self._runner, settings.limits)
         self._objects = ObjectReader(self._runner, timeout=settings.limits.read_timeout)
 
     def close(self) -> None:
         """End every process; the repository stays."""
         self._objects.close()
+
+    def check(self) -> None:
+        """Make an existing local repository fit to use; `open_source` does it.
+
+        Raises:
+            SourceError: git is missing or too old, or the repository is damaged or shallow.
+        """
+        version = self._runner.version(self._settings.limits.read_timeout)
+        if version < MINIMUM_GIT:
+            wanted, got = (".".join(map(str, each)) for each in (MINIMUM_GIT, version))
+            raise SourceError(f"expected git {wanted} or newer, got {got}", reason="GitTooOld")
+        self._local.check()
 
     def cancel(self) -> None:
         """End running commands from another thread, for good: they fail with reason `Cancelled`."""
@@ -68,7 +71,7 @@ class Source:
         """
         self._objects.close()  # between two polls no process lingers, and the next read sees what was fetched
         commit = self._advertised(self._settings.limits.resolve_timeout)
-        self._ensure_repository(len(commit))
+        self._local.ensure(len(commit))
         return commit
 
     def probe(self, timeout: float) -> bool:
@@ -89,13 +92,13 @@ class Source:
             SourceError: the source cannot be reached, sends what fails git's checks, or exceeds a limit.
         """
         check_id(commit)
-        self._require_repository()
+        self._local.require()
         if self.marked(Mark.CANDIDATE) == commit:
             return
         self._objects.close()
-        with self._writing():
-            self._sweep()
-            self._make_room()
+        with self._local.writing():
+            self._local.sweep()
+            self._local.make_room()
             remote = prepare(self._settings, self._nothing)
             done = self._runner.run(
                 "fetch",
@@ -106,19 +109,19 @@ class Source:
                 "--no-auto-maintenance",
                 "--end-of-options",
                 self._settings.url,
-                f"+{self._settings.ref}:{_ref(Mark.CANDIDATE)}",
+                f"+{self._settings.ref}:{reference(Mark.CANDIDATE)}",
                 timeout=self._settings.limits.fetch_timeout,
                 remote=remote,
             )
             if done.code != 0:
                 # git does not say that the limit on a file's size ended its child, but what it wrote does.
-                if self._sweep() >= remote.file_bytes:
+                if self._local.sweep() >= remote.file_bytes:
                     raise SourceRefusedError(
                         f"fetch {self._settings.ref}: expected a pack of at most {remote.file_bytes} bytes, got more",
                         reason="SourceTooLarge",
                     )
                 raise explain(f"fetch {self._settings.ref}", done.messages, done.code, remote)
-            self._refuse_shallow()
+            self._local.refuse_shallow()
         got = self.marked(Mark.CANDIDATE)
         if got is None:
             raise SourceRefusedError(
@@ -169,7 +172,7 @@ class Source:
         """How `new` relates to `old`; UNKNOWN when the repository does not hold both."""
         if check_id(old) == check_id(new):
             return Ancestry.EQUAL if self._holds(old) else Ancestry.UNKNOWN
-        if self._require_repository() != len(old) or len(old) != len(new):
+        if self._local.require() != len(old) or len(old) != len(new):
             return Ancestry.UNKNOWN
         forwards = self._is_ancestor(old, new)
         if forwards is None:
@@ -192,7 +195,7 @@ class Source:
         if watermark is None:
             return (head,)
         limit = self._settings.limits.new_commits
-        done = self._local(
+        done = self._local.run(
             "rev-list",
             "--first-parent",
             f"--max-count={limit + 1}",
@@ -217,7 +220,7 @@ class Source:
         Raises:
             SourceError: it is missing, no commit, too large, or not what its id says.
         """
-        self._require_repository()
+        self._local.require()
         return self._objects.one(check_id(commit), "commit", self._settings.limits.commit_bytes)
 
     def describe(self, commit: str) -> CommitInfo:
@@ -245,10 +248,8 @@ class Source:
             SourceError: the repository does not hold it, or cannot be written.
         """
         self.read_commit(commit)
-        with self._writing():
-            done = self._local("update-ref", _ref(mark), commit)
-            if done.code != 0:
-                raise explain(f"mark {commit} as {mark}", done.messages, done.code, None)
+        with self._local.writing():
+            self._local.mark(mark, commit)
 
     def applied(self) -> str | None:
         """The commit that was promoted last, None before the first."""
@@ -256,12 +257,7 @@ class Source:
 
     def marked(self, mark: Mark) -> str | None:
         """The commit under `mark`, None if there is none."""
-        if self._format() is None:
-            return None
-        done = self._local("rev-parse", "--verify", "--quiet", "--end-of-options", _ref(mark))
-        text = done.output.decode("ascii", "replace").strip()
-        # With --end-of-options git 2.39 prints the option itself as well.
-        return check_id(text.split()[-1]) if done.code == 0 and text else None
+        return self._local.marked(mark)
 
     def maintain(self, *, packs: int = MAX_PACKS) -> bool:
         """Repack if more than `packs` packs piled up; for quiet times, outside a pass. Says whether it did.
@@ -269,163 +265,21 @@ class Source:
         Raises:
             SourceError: repacking failed; the repository is as it was.
         """
-        if self._format() is None or sum(1 for _ in self._packs()) <= packs:
+        if self._local.id_length() is None or self._local.packs() <= packs:
             return False
         self._objects.close()
-        with self._writing():
-            self._repack()
+        with self._local.writing():
+            self._local.repack()
         return True
 
     # --- private -------------------------------------------------------------------------------------------
 
-    def _local(self, *arguments: str) -> Completed:
-        return self._runner.run(*arguments, timeout=self._settings.limits.read_timeout)
-
     def _holds(self, commit: str) -> bool:
-        return self._local("cat-file", "-e", f"{commit}^{{commit}}").code == 0
+        return self._local.run("cat-file", "-e", f"{commit}^{{commit}}").code == 0
 
     def _is_ancestor(self, old: str, new: str) -> bool | None:
-        code = self._local("merge-base", "--is-ancestor", old, new).code
+        code = self._local.run("merge-base", "--is-ancestor", old, new).code
         return {0: True, 1: False}.get(code)
-
-    def _format(self) -> int | None:
-        # Hex digits of an id, None before the repository exists.
-        try:
-            config = (self._directory / "config").read_text("utf-8")
-        except FileNotFoundError:
-            return None
-        return 64 if "sha256" in config else 40
-
-    def _require_repository(self) -> int:
-        length = self._format()
-        if length is None:
-            raise SourceError("expected a local repository; the source was not reached so far", reason="NeverReached")
-        return length
-
-    def _ensure_repository(self, length: int) -> None:
-        have = self._format()
-        if have == length:
-            return
-        if have is not None:
-            raise SourceRefusedError(
-                f"expected a {_FORMATS[have]} repository as before, got {_FORMATS[length]}; "
-                f"if the source was converted, remove {self._directory} and accept its head",
-                reason="ObjectFormatChanged",
-            )
-        # Made beside and renamed, so that a crash leaves either nothing or all of it.
-        fresh = self._directory.with_name(f"{self._directory.name}.new")
-        shutil.rmtree(fresh, ignore_errors=True)
-        runner = GitRunner(fresh)
-        done = runner.run(
-            "init",
-            "--quiet",
-            "--bare",
-            "--template=",
-            f"--object-format={_FORMATS[length]}",
-            timeout=self._settings.limits.read_timeout,
-        )
-        if done.code != 0:
-            raise explain(f"make the repository {fresh}", done.messages, done.code, None)
-        fresh.chmod(0o700)
-        fresh.rename(self._directory)
-        self.check()
-
-    def check(self) -> None:
-        """Make an existing repository fit to use: our configuration, no shallow boundary, no leftovers.
-
-        Raises:
-            SourceError: it is no repository, or a shallow one.
-        """
-        length = self._format()
-        if length is None:
-            return
-        if not (self._directory / "HEAD").is_file() or not (self._directory / "objects").is_dir():
-            raise SourceError(
-                f"{self._directory}: expected a bare repository; remove it, it is fetched again",
-                reason="RepositoryDamaged",
-            )
-        self._refuse_shallow()
-        config = self._directory / "config"
-        if config.read_text("utf-8") != _REPOSITORY[length]:
-            config.write_text(_REPOSITORY[length], "utf-8")
-        # Somebody else may be writing: then he cleans up, and nobody has to wait to read.
-        with contextlib.suppress(SourceError), self._writing(timeout=0):
-            self._sweep()
-
-    def _refuse_shallow(self) -> None:
-        if (self._directory / "shallow").exists():
-            raise SourceRefusedError(
-                f"{self._directory}: expected a repository with its whole history, got a shallow one; remove it",
-                reason="ShallowSource",
-            )
-
-    @contextlib.contextmanager
-    def _writing(self, timeout: float | None = None) -> Iterator[None]:
-        descriptor = os.open(self._directory / "reconciler.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            deadline = time.monotonic() + (LOCK_TIMEOUT if timeout is None else timeout)
-            while True:
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        raise SourceError(f"{self._directory}: another process writes to it", reason="Locked") from None
-                    time.sleep(0.02)
-            yield
-        finally:
-            os.close(descriptor)
-
-    def _sweep(self) -> int:
-        # Only while `_writing`: then nobody else can own any of these. Returns the size of the largest one.
-        objects = self._directory / "objects"
-        largest = 0
-        for path in [*objects.glob("tmp_*"), *objects.glob("pack/tmp_*")]:
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                largest = max(largest, path.stat().st_size)
-                path.unlink()
-        for path in [*self._directory.glob("*.lock"), *self._directory.glob("refs/**/*.lock")]:
-            if path.name != "reconciler.lock":
-                path.unlink(missing_ok=True)
-        for pack in objects.glob("pack/*.pack"):
-            if not pack.with_suffix(".idx").exists():
-                pack.unlink(missing_ok=True)
-        return largest
-
-    def _packs(self) -> Iterator[Path]:
-        return (self._directory / "objects" / "pack").glob("*.pack")
-
-    def _make_room(self) -> None:
-        limit = self._settings.limits.repository_bytes
-        if self._size() <= limit:
-            return
-        with contextlib.suppress(SourceError):
-            self._repack()
-        if (size := self._size()) > limit:
-            raise SourceRefusedError(
-                f"{self._directory}: expected at most {limit} bytes, got {size}; nothing is fetched",
-                reason="SourceTooLarge",
-            )
-
-    def _size(self) -> int:
-        return sum(path.stat().st_size for path in (self._directory / "objects" / "pack").iterdir())
-
-    def _repack(self) -> None:
-        # -a -d also drops what no mark reaches: refused candidates, rewritten history.
-        done = self._runner.run(
-            "repack",
-            "-a",
-            "-d",
-            "-q",
-            "--no-write-bitmap-index",
-            "--window-memory=64m",
-            timeout=self._settings.limits.fetch_timeout,
-        )
-        if done.code != 0:
-            self._sweep()
-            raise explain("repack the local repository", done.messages, done.code, None)
 
 
 def open_source(settings: SourceSettings, directory: Path) -> Source:
@@ -438,18 +292,13 @@ def open_source(settings: SourceSettings, directory: Path) -> Source:
         SourceError: git is missing or too old, or the repository is damaged or shallow.
     """
     check_ref(settings.ref)
-    directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    empty_directory(directory).mkdir(mode=0o500, exist_ok=True)
+    nothing = empty_directory(directory)
+    with disk_errors(directory):
+        directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        nothing.mkdir(mode=0o500, exist_ok=True)
     with contextlib.suppress(SourceError):  # a token that is not there yet must not keep the agent from starting
-        prepare(settings, empty_directory(directory))
+        prepare(settings, nothing)
     source = Source(settings, directory)
-    runner = GitRunner(directory)
-    version = runner.version(settings.limits.read_timeout)
-    if version < MINIMUM_GIT:
-        raise SourceError(
-            f"expected git {'.'.join(map(str, MINIMUM_GIT))} or newer, got {'.'.join(map(str, version))}",
-            reason="GitTooOld",
-        )
     source.check()
     return source
 
@@ -457,7 +306,3 @@ def open_source(settings: SourceSettings, directory: Path) -> Source:
 def empty_directory(directory: Path) -> Path:
     """A directory without files beside the repository, for options that must name one."""
     return directory.with_name(f"{directory.name}.empty")
-
-
-def _ref(mark: Mark) -> str:
-    return f"refs/reconciler/{mark}"

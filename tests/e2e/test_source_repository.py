@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import subprocess
 from contextlib import closing
 from dataclasses import replace
@@ -23,6 +24,8 @@ from reconciler.source import (
     SourceLimits,
     SourceMovedError,
     SourceSettings,
+    _git,
+    _repository,
     open_source,
 )
 from reconciler.source import _source as module
@@ -620,7 +623,7 @@ def test_another_writer_is_waited_for_and_then_reported(
     remote.commit(FILES)
     source = opened(remote)
     head = fetched(source)
-    monkeypatch.setattr(module, "LOCK_TIMEOUT", 0.1)
+    monkeypatch.setattr(_repository, "LOCK_TIMEOUT", 0.1)
     with (remote.path.parent.parent / "state" / "git" / "reconciler.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(SourceError) as caught:
@@ -665,6 +668,43 @@ def test_a_git_that_is_too_old_or_missing_is_said(
     with pytest.raises(SourceError, match=r"99\.0") as caught:
         open_source(settings_for(remote), tmp_path / "state" / "git")
     assert caught.value.reason == "GitTooOld"
+    monkeypatch.setitem(_git.ENVIRONMENT, "PATH", str(tmp_path))
+    with pytest.raises(SourceError, match="Debian: git") as caught:
+        open_source(settings_for(remote), tmp_path / "state" / "git")
+    assert caught.value.reason == "GitMissing"
+
+
+def test_a_local_repository_of_another_user_is_refused_with_the_reason(
+    remote: GitRepository, opened: Callable[..., Source]
+) -> None:
+    remote.commit(FILES)
+    os.chown(remote.path, 65534, 65534)
+    with pytest.raises(SourceError) as caught:
+        opened(remote).resolve()
+    assert caught.value.reason == "OwnerRefused"
+
+
+def test_a_disk_that_refuses_is_said(remote: GitRepository, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SourceError) as caught:
+        open_source(settings_for(remote), tmp_path / "file" / "git")
+    assert caught.value.reason == "RepositoryUnavailable"
+
+
+def test_an_old_process_that_stops_answering_or_dies_is_an_error_and_the_next_read_works(
+    remote: GitRepository, opened: Callable[..., Source]
+) -> None:
+    remote.commit(FILES)
+    source = opened(remote, read_timeout=1.0)
+    head = fetched(source)
+    source.checkout(head)
+    for number, reason in ((signal.SIGSTOP, "SourceTimeout"), (signal.SIGKILL, "RepositoryDamaged")):
+        for pid in descendants_named("git"):
+            os.kill(pid, number)
+        with pytest.raises(SourceError) as caught:
+            source.checkout(head)
+        assert caught.value.reason == reason
+        assert source.checkout(head).problems == ()
 
 
 def test_processes_end_with_the_source(remote: GitRepository, tmp_path: Path) -> None:

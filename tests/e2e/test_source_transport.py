@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -121,9 +122,9 @@ def test_ssh_resolves_fetches_and_reads(tmp_path: Path, object_format: str) -> N
         assert source.probe(10)
 
 
-def over_ssh(server: SshServer, folder: Path, key: Path | None = None) -> Source:
+def over_ssh(server: SshServer, folder: Path, key: Path | None = None, **limits: object) -> Source:
     auth = SourceAuth(ssh_key_file=key or server.key_file, known_hosts_file=server.known_hosts)
-    return make(folder, server.url("policy.git"), auth)
+    return make(folder, server.url("policy.git"), auth, **limits)
 
 
 def test_a_poll_is_one_connection_of_a_few_hundred_bytes_and_unchanged_means_no_fetch(
@@ -446,6 +447,35 @@ def test_a_pack_that_breaks_off_leaves_nothing(https: HttpsServer, tmp_path: Pat
         assert source.applied() is None
         https.fault = None
         source.fetch(head)
+
+
+def test_an_ssh_server_that_stalls_is_left_with_all_processes(repository: GitRepository, tmp_path: Path) -> None:
+    before = _descendants(os.getpid())
+    with ssh_server(repository.path.parent, tmp_path / "ssh", command="sleep 60") as server:
+        source = over_ssh(server, tmp_path, resolve_timeout=2.0)
+        own = _descendants(os.getpid())
+        assert refusal(source).reason == "SourceTimeout"
+        assert {pid for pid in _descendants(os.getpid()) - own if b"ssh://" in _everything_visible(pid)} == set()
+    assert _descendants(os.getpid()) <= before
+
+
+def test_a_server_that_says_nothing_at_all(tmp_path: Path) -> None:
+    key = ssh_key(tmp_path / "key")
+    (tmp_path / "known_hosts").write_text("")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        auth = SourceAuth(ssh_key_file=key, known_hosts_file=tmp_path / "known_hosts")
+        for url in (f"https://127.0.0.1:{port}/p", f"ssh://127.0.0.1:{port}/p"):
+            assert refusal(make(tmp_path, url, auth, resolve_timeout=1.0)).reason == "SourceTimeout"
+
+
+def test_a_flood_of_refs_that_look_like_the_ref_is_cut_off(repository: GitRepository, tmp_path: Path) -> None:
+    head = repository.head()
+    lines = "".join(f"{head}\trefs/heads/{number:08}/refs/heads/main\n" for number in range(60_000))
+    (repository.path / "info").mkdir(exist_ok=True)
+    (repository.path / "info" / "refs").write_text(f"{head}\trefs/heads/main\n{lines}")
+    with files_https(repository.path.parent, tmp_path / "https") as server:
+        assert refusal(over_https(server, tmp_path)).reason == "SourceTooLarge"
 
 
 FETCHES = """

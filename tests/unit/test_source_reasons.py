@@ -33,7 +33,7 @@ REMOTE = Remote(
         ("fatal: unable to access 'https://x/': server certificate verification failed. CAfile: none", "TlsRefused"),
         ("fatal: unable to access 'https://x/': SSL certificate problem: certificate has expired", "TlsRefused"),
         (
-            "fatal: unable to access 'https://x/': SSL: certificate subject name (a) does not match target host name 'b'",
+            "fatal: unable to access 'https://x/': SSL: certificate subject name (a) does not match 'b'",
             "TlsRefused",
         ),
         ("fatal: unable to access 'https://x/': gnutls_handshake() failed: Handshake failed", "TlsRefused"),

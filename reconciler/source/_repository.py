@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bare repository on this host's disk: made whole or not at all, one writer at a time, nothing left lying about.
+
+Several processes may read it. Who writes (fetches, marks, repacks) holds a lock; so whatever temporary file or git
+lock is found while holding it belongs to somebody who was killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+import time
+from typing import TYPE_CHECKING, Final
+
+from reconciler.errors import SourceError
+from reconciler.source._git import Completed, GitRunner
+from reconciler.source._read import check_id
+from reconciler.source._remote import explain
+from reconciler.source._types import Mark, SourceLimits, SourceRefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+LOCK_TIMEOUT: Final = 10.0
+"""Seconds to wait for another process that fetches or promotes."""
+
+_CORE: Final = "[core]\n\trepositoryformatversion = {}\n\tfilemode = true\n\tbare = true\n"
+_CONFIGS: Final = {40: _CORE.format(0), 64: _CORE.format(1) + "[extensions]\n\tobjectformat = sha256\n"}
+_FORMATS: Final = {40: "sha1", 64: "sha256"}
+
+
+class LocalRepository:
+    """A bare repository in `directory`, which may not exist yet."""
+
+    def __init__(self, directory: Path, runner: GitRunner, limits: SourceLimits) -> None:
+        self.directory = directory
+        self._runner = runner
+        self._limits = limits
+
+    def run(self, *arguments: str) -> Completed:
+        """Run a git command that needs no network."""
+        return self._runner.run(*arguments, timeout=self._limits.read_timeout)
+
+    def id_length(self) -> int | None:
+        """Hex digits of an object id; None before the repository exists."""
+        try:
+            config = (self.directory / "config").read_text("utf-8")
+        except FileNotFoundError:
+            return None
+        return 64 if "sha256" in config else 40
+
+    def require(self) -> int:
+        """Hex digits of an object id.
+
+        Raises:
+            SourceError: the repository does not exist yet.
+        """
+        length = self.id_length()
+        if length is None:
+            raise SourceError("expected a local repository; the source was not reached so far", reason="NeverReached")
+        return length
+
+    def ensure(self, length: int) -> None:
+        """Make the repository for ids of `length` hex digits, unless it is there.
+
+        Raises:
+            SourceError: it is there with another object format, or cannot be made.
+        """
+        have = self.id_length()
+        if have == length:
+            return
+        if have is not None:
+            raise SourceRefusedError(
+                f"expected a {_FORMATS[have]} repository as before, got {_FORMATS[length]}; "
+                f"if the source was converted, remove {self.directory} and accept its head",
+                reason="ObjectFormatChanged",
+            )
+        # Made beside and renamed, so that a crash leaves either nothing or all of it.
+        fresh = self.directory.with_name(f"{self.directory.name}.new")
+        with disk_errors(fresh):
+            shutil.rmtree(fresh, ignore_errors=True)
+            done = GitRunner(fresh).run(
+                "init",
+                "--quiet",
+                "--bare",
+                "--template=",
+                f"--object-format={_FORMATS[length]}",
+                timeout=self._limits.read_timeout,
+            )
+            if done.code != 0:
+                raise explain(f"make the repository {fresh}", done.messages, done.code, None)
+            (fresh / "config").write_text(_CONFIGS[length], "utf-8")
+            fresh.chmod(0o700)
+            fresh.rename(self.directory)
+
+    def check(self) -> None:
+        """Make an existing repository fit to use: our configuration, no shallow boundary, no leftovers.
+
+        Raises:
+            SourceError: it is no repository, or a shallow one.
+        """
+        length = self.id_length()
+        if length is None:
+            return
+        if not (self.directory / "HEAD").is_file() or not (self.directory / "objects" / "pack").is_dir():
+            raise SourceError(
+                f"{self.directory}: expected a bare repository; remove it, it is fetched again",
+                reason="RepositoryDamaged",
+            )
+        self.refuse_shallow()
+        with disk_errors(self.directory):
+            config = self.directory / "config"
+            if config.read_text("utf-8") != _CONFIGS[length]:
+                fresh = config.with_name("config.new")
+                fresh.write_text(_CONFIGS[length], "utf-8")
+                fresh.replace(config)
+        # Somebody else may be writing: then he cleans up, and nobody has to wait to read.
+        with contextlib.suppress(SourceError), self.writing(timeout=0):
+            self.sweep()
+
+    def refuse_shallow(self) -> None:
+        """Raise SourceError if history ends at a boundary: then no ancestry can be proved."""
+        if (self.directory / "shallow").exists():
+            raise SourceRefusedError(
+                f"{self.directory}: expected a repository with its whole history, got a shallow one; remove it",
+                reason="ShallowSource",
+            )
+
+    @contextlib.contextmanager
+    def writing(self, timeout: float | None = None) -> Iterator[None]:
+        """Be the only writer.
+
+        Args:
+            timeout: seconds to wait for another one; None: `LOCK_TIMEOUT`.
+
+        Raises:
+            SourceError: somebody else still writes (reason Locked), or the disk refuses.
+        """
+        with disk_errors(self.directory):
+            descriptor = os.open(self.directory / "reconciler.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            self._lock(descriptor, LOCK_TIMEOUT if timeout is None else timeout)
+            with disk_errors(self.directory):
+                yield
+        finally:
+            os.close(descriptor)
+
+    def sweep(self) -> int:
+        """Remove what killed processes left; only while `writing`. Returns the size in bytes of the largest file."""
+        objects = self.directory / "objects"
+        largest = 0
+        for path in [*objects.glob("tmp_*"), *objects.glob("pack/tmp_*")]:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                largest = max(largest, path.stat().st_size)
+                path.unlink()
+        for path in [*self.directory.glob("*.lock"), *self.directory.glob("refs/**/*.lock")]:
+            if path.name != "reconciler.lock":
+                path.unlink(missing_ok=True)
+        for pack in objects.glob("pack/*.pack"):
+            if not pack.with_suffix(".idx").exists():
+                pack.unlink(missing_ok=True)
+        return largest
+
+    def make_room(self) -> None:
+        """Repack if the limit on the repository is exceeded; only while `writing`.
+
+        Raises:
+            SourceError: it is still too large afterwards.
+        """
+        limit = self._limits.repository_bytes
+        if self._size() <= limit:
+            return
+        with contextlib.suppress(SourceError):
+            self.repack()
+        if (size := self._size()) > limit:
+            raise SourceRefusedError(
+                f"{self.directory}: expected at most {limit} bytes, got {size}; nothing is fetched",
+                reason="SourceTooLarge",
+            )
+
+    def packs(self) -> int:
+        """How many packs there are; every fetch brings one."""
+        return sum(1 for _ in (self.directory / "objects" / "pack").glob("*.pack"))
+
+    def repack(self) -> None:
+        """Make one pack of everything that a mark reaches; only while `writing`.
+
+        Raises:
+            SourceError: it failed; nothing is lost.
+        """
+        # -a -d also drops what no mark reaches: refused candidates, rewritten history.
+        options = ("-a", "-d", "-q", "--no-write-bitmap-index", "--window-memory=64m")
+        done = self._runner.run("repack", *options, timeout=self._limits.fetch_timeout)
+        if done.code != 0:
+            self.sweep()
+            raise explain("repack the local repository", done.messages, done.code, None)
+
+    def mark(self, mark: Mark, commit: str) -> None:
+        """Point `mark` at `commit`; only while `writing`.
+
+        Raises:
+            SourceError: it cannot be written.
+        """
+        done = self.run("update-ref", reference(mark), commit)
+        if done.code != 0:
+            raise explain(f"mark {commit} as {mark}", done.messages, done.code, None)
+
+    def marked(self, mark: Mark) -> str | None:
+        """The commit under `mark`, None if there is none."""
+        if self.id_length() is None:
+            return None
+        done = self.run("rev-parse", "--verify", "--quiet", "--end-of-options", reference(mark))
+        text = done.output.decode("ascii", "replace").strip()
+        # With --end-of-options git 2.39 prints the option itself as well.
+        return check_id(text.split()[-1]) if done.code == 0 and text else None
+
+    def _size(self) -> int:
+        return sum(path.stat().st_size for path in (self.directory / "objects" / "pack").iterdir())
+
+    def _lock(self, descriptor: int, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise SourceError(f"{self.directory}: another process writes to it", reason="Locked") from None
+                time.sleep(0.02)
+            else:
+                return
+
+
+def reference(mark: Mark) -> str:
+    """The ref that stands for `mark`."""
+    return f"refs/reconciler/{mark}"
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turns what the disk refuses into a SourceError that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        reason = "DiskFull" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "RepositoryUnavailable"
+        raise SourceError(f"{path}: expected to read and write it: {error.strerror}", reason=reason) from error
