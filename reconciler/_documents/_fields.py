@@ -133,10 +133,8 @@ def _text(schema: Schema) -> str:
 
 
 def _limits(low: int | None, high: int | None) -> str:
-    if low is not None and high is not None:
-        return f"{low} to {high}"
     if low is not None:
-        return f"at least {low}"
+        return f"{low} to {high}"
     return f"at most {high}" if high is not None else ""
 
 

@@ -43,22 +43,27 @@ class _Item:
 _STAR = _Item(star=True)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Glob:
     """A parsed glob. Compare and print `text`."""
 
     text: str
     items: tuple[_Item, ...]
 
-    @property
+    @functools.cached_property
     def shortest(self) -> int:
         """Characters of the shortest text that matches."""
         return sum(not item.star for item in self.items)
 
-    @property
+    @functools.cached_property
     def literal(self) -> bool:
-        """Whether exactly one text matches."""
+        """Whether exactly one text matches: `name`."""
         return all(not item.star and not item.negated and len(item.chars) == 1 for item in self.items)
+
+    @property
+    def name(self) -> str:
+        """The one text that a literal glob matches."""
+        return "".join(char for item in self.items for char in item.chars)
 
     def matches(self, text: str) -> bool:
         """Whether the whole of `text` matches."""

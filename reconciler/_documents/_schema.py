@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import itertools
 import json
 import re
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -63,7 +64,7 @@ def _validator(kind: str) -> Validator:
     extend: Callable[..., type[Draft202012Validator]] = validators.extend
     strict = extend(
         Draft202012Validator,
-        validators={"pattern": _pattern},
+        validators={"pattern": _pattern, "uniqueItems": _unique_items},
         type_checker=Draft202012Validator.TYPE_CHECKER.redefine("integer", is_integer),
     )
     return strict(schema_of(kind))
@@ -74,6 +75,14 @@ def _pattern(_validator: object, pattern: str, value: object, _schema: object) -
 
     if isinstance(value, str) and not re.fullmatch(pattern.removeprefix("^").removesuffix("$"), value):
         yield ValidationError(f"{value!r} does not match {pattern!r}")
+
+
+def _unique_items(_validator: object, _limit: object, value: object, _schema: object) -> Iterator[ValidationError]:
+    # jsonschema compares every two items where they cannot be sorted.
+    from jsonschema.exceptions import ValidationError  # noqa: PLC0415
+
+    if isinstance(value, list) and len({json.dumps(item, sort_keys=True) for item in value}) < len(value):
+        yield ValidationError("repeated items")
 
 
 def validate(document: Document, kind: str) -> tuple[Diagnostic, ...]:
@@ -106,12 +115,13 @@ def _explain(document: Document, error: ValidationError, pointer: str) -> list[D
         return [document.finding(f"expected the field {name!r}, got none; add it", pointer) for name in missing]
     if rule == "additionalProperties":
         known = schema.get("properties", {})
-        return [_unknown(document, f"{pointer}/{escape(key)}", key, known) for key in value if key not in known]
+        # Only as many as are shown: what somebody may have meant takes time to find.
+        extra = itertools.islice((key for key in value if key not in known), MAX_FINDINGS)
+        return [_unknown(document, f"{pointer}/{escape(key)}", key, known) for key in extra]
     if "propertyNames" in error.absolute_schema_path:
         message = f"expected {_words(schema)} as key, got {show(value)}"
         return [document.finding(message, f"{pointer}/{escape(str(value))}", at_key=True)]
-    words = _RULES.get(rule, _other_rule)
-    return [document.finding(f"expected {words(limit, value, schema)}", pointer)]
+    return [document.finding(f"expected {_RULES[rule](limit, value, schema)}", pointer)]
 
 
 def _unknown(document: Document, pointer: str, key: str, known: Schema) -> Diagnostic:
@@ -177,10 +187,6 @@ def _repeated(_limit: bool, _value: Json, _schema: Schema) -> str:  # noqa: FBT0
     return "each item once, got one twice; remove it"
 
 
-def _other_rule(limit: Json, value: Json, _schema: Schema) -> str:
-    return f"a value that keeps to {show(limit)}, got {show(value)}"
-
-
 _RULES: dict[str, Callable[[Any, Any, Schema], str]] = {
     "type": _wrong_type,
     "enum": _not_one_of,
@@ -195,6 +201,7 @@ _RULES: dict[str, Callable[[Any, Any, Schema], str]] = {
     "maximum": _too_high,
     "uniqueItems": _repeated,
 }
+"""The rules that our schemas use, besides those that `_explain` looks at itself; a test compares."""
 
 
 def _count(limit: int) -> str:

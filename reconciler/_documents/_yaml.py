@@ -96,7 +96,11 @@ class Document:
 
     def within_broken(self, pointer: str) -> bool:
         """Whether the value at `pointer` is part of a broken one, so that findings about it say nothing new."""
-        return any(f"{pointer}/".startswith(f"{bad}/") for bad in self.broken)
+        while pointer not in self.broken:
+            if not pointer:
+                return False
+            pointer = pointer.rpartition("/")[0]
+        return True
 
 
 def escape(token: str) -> str:
@@ -193,9 +197,7 @@ class _Builder:
         place = Position(mark.line + 1, mark.column + 1) if mark is not None else Position(1, 1)
         context = f" ({error.context})" if error.context else ""
         self.report(f"expected YAML, got: {error.problem or 'something else'}{context}", place, ends=True)
-        if self._stack:
-            # What was read of this document stays out: half a document must not be mistaken for a whole one.
-            self._stack.clear()
+        # What was read of this document stays out: half a document must not be mistaken for a whole one.
 
     def take(self, event: yaml.Event) -> None:
         mark = event.start_mark
@@ -232,7 +234,9 @@ class _Builder:
 
     def _node(self, event: yaml.NodeEvent, place: Position) -> None:
         if self._skip:
-            self._skip += isinstance(event, yaml.CollectionStartEvent)
+            if isinstance(event, yaml.CollectionStartEvent):
+                self._skip += 1
+                self._check_depth(place)
             return
         frame = self._stack[-1] if self._stack else None
         if frame is not None and isinstance(frame.container, dict) and frame.key is None:
@@ -306,11 +310,15 @@ class _Builder:
         return None
 
     def _open(self, event: yaml.CollectionStartEvent, place: Position, pointer: str) -> None:
-        if len(self._stack) >= MAX_DEPTH:
-            self.report(f"expected at most {MAX_DEPTH} levels, got more; make it flatter", place, ends=True)
-            raise _StopReadingError
         container: dict[str, Json] | list[Json] = {} if isinstance(event, yaml.MappingStartEvent) else []
         self._stack.append(_Frame(pointer=pointer, container=container))
+        self._check_depth(place)
+
+    def _check_depth(self, place: Position) -> None:
+        # Also of what is dropped: libyaml takes time with the square of the depth.
+        if len(self._stack) + self._skip > MAX_DEPTH:
+            self.report(f"expected at most {MAX_DEPTH} levels, got more; make it flatter", place, ends=True)
+            raise _StopReadingError
 
     def _end(self) -> None:
         if self._skip:
@@ -325,8 +333,8 @@ class _Builder:
         frame = self._stack[-1]
         if isinstance(frame.container, list):
             frame.container.append(value)
-        elif frame.key is not None:
-            frame.container[frame.key] = value
+        else:
+            frame.container[frame.key or ""] = value
             frame.key = None
 
     def _scalar(self, event: yaml.ScalarEvent, place: Position, pointer: str) -> Json:

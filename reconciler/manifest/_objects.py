@@ -7,7 +7,7 @@ package.yaml that is silent about a program, a map or a parameter.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 from reconciler.elf import Format, decode, encode
 from reconciler.errors import Diagnostic, ElfError, EncodingError
@@ -131,6 +131,8 @@ def _check_map(spec: MapSpec, found: MapDef, obj: Object) -> Iterator[str]:
         case MapRole.STATE:
             if found.type in _REFUSED_STATE:
                 yield f"expected role state for a map of data, got {_REFUSED_STATE[found.type]}"
+        case _:
+            assert_never(spec.role)
 
 
 def _is_stats(found: MapDef, obj: Object) -> bool:

@@ -91,7 +91,7 @@ def parse(
         if file.findings and (file.selects(host) or (before.minds(path, file) if before else not file.readable)):
             findings += file.findings
     mine = [chain for chain in _chains(read) if selects(chain.chain.hosts, host)]
-    findings += _conflicts(mine)
+    findings += _conflicts(mine, one_host=True)
     findings += _empty(read, allow_empty=allow_empty)
     if findings or name is None:
         raise ManifestError(tuple(findings))
@@ -108,7 +108,7 @@ def parse_all(files: Mapping[str, bytes], *, problems: tuple[Diagnostic, ...] = 
     for file in read.values():
         findings += file.findings
     chains = list(_chains(read))
-    findings += _conflicts(chains)
+    findings += _conflicts(chains, one_host=False)
     findings += _empty(read, allow_empty=allow_empty)
     return Validation(
         findings=tuple(findings),
@@ -216,8 +216,8 @@ def _chains(read: Mapping[str, _File]) -> Iterable[_Placed]:
                 yield _Placed(chain=source.chain, source=source)
 
 
-def _conflicts(chains: Iterable[_Placed]) -> list[Diagnostic]:
-    """Findings between two chains, each at the later one."""
+def _conflicts(chains: Iterable[_Placed], *, one_host: bool) -> list[Diagnostic]:
+    """Findings between two chains, each at the later one; `one_host`: all of them are for one host already."""
     placed = list(chains)
     findings: list[Diagnostic] = []
     first: dict[str, _Placed] = {}
@@ -231,14 +231,16 @@ def _conflicts(chains: Iterable[_Placed]) -> list[Diagnostic]:
         by_place.setdefault((one.chain.hook.kind, one.chain.hook.netns), []).append(one)
     for group in by_place.values():
         for a, b in combinations(group, 2):
-            findings += _conflict(a, b)
+            findings += _conflict(a, b, one_host=one_host)
     return findings
 
 
-def _conflict(a: _Placed, b: _Placed) -> Iterable[Diagnostic]:
+def _conflict(a: _Placed, b: _Placed, *, one_host: bool) -> Iterable[Diagnostic]:
     disagreements = list(_disagreements(a.chain, b.chain))
     # Whether they can meet is the costly question, so it comes last.
-    if not disagreements or not hosts_meet(a.chain.hosts, b.chain.hosts) or not hooks_meet(a.chain.hook, b.chain.hook):
+    if not disagreements or not hooks_meet(a.chain.hook, b.chain.hook):
+        return
+    if not one_host and not hosts_meet(a.chain.hosts, b.chain.hosts):
         return
     other = f"chain {a.chain.name!r} ({a.chain.file}), which can run on the same hook"
     for pointer, message in disagreements:

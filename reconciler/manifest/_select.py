@@ -14,6 +14,7 @@ from reconciler._documents import parse_glob
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from reconciler._documents import Glob
     from reconciler.model import Hook, HostFacts, HostSelector
 
 MAX_INTERFACE_NAME = 15
@@ -72,4 +73,13 @@ def _with_domain(names: Iterable[str]) -> list[str]:
 
 def _meet(ones: Iterable[str], others: Iterable[str], longest: int) -> bool:
     right = [parse_glob(pattern) for pattern in others]
-    return any(parse_glob(pattern).intersects(glob, longest=longest) for pattern in ones for glob in right)
+    return any(_both(parse_glob(pattern), glob, longest) for pattern in ones for glob in right)
+
+
+def _both(one: Glob, other: Glob, longest: int) -> bool:
+    # Most patterns are names, and matching a name is much cheaper than the general question.
+    if one.literal:
+        return one.shortest <= longest and other.matches(one.name)
+    if other.literal:
+        return other.shortest <= longest and one.matches(other.name)
+    return one.intersects(other, longest=longest)

@@ -136,6 +136,8 @@ def test_every_verdict_of_a_hook_is_known_and_no_other() -> None:
 
 
 WRONG: list[tuple[str, dict[str, Any], str]] = [
+    ("a check of a number", {"health": {"tcp": [{"connect": 1}]}}, "expected text, got the number 1; put it in quotes"),
+    ("a check of a long text", {"health": {"tcp": [{"connect": "1" * 65}]}}, "expected at most 64 characters, got 65"),
     ("an unknown field", {"prio": 1}, "expected a known field, got 'prio'; did you mean 'priority'? (at /spec/prio)"),
     ("an unknown field like none", {"zzz": 1}, "expected a known field, got 'zzz'; known here: health, hook, hosts,"),
     ("a priority as text", {"priority": "1"}, "expected an integer, got the text '1' (at /spec/priority)"),

@@ -225,6 +225,11 @@ STATS = COUNTER + c_map("stats", "PERCPU_ARRAY", 6, value="struct counter")
 USE = 'SEC("xdp") int prog(struct xdp_md *ctx) { return XDP_PASS; }\n'
 
 
+def deep(kind: str, name: str) -> str:
+    """A variable in more structs than anybody reads."""
+    return "struct { " * 40 + kind + " x;" + "".join(f" }} s{n};" for n in range(39)) + f" }} {name}"
+
+
 def compiled(declarations: str, name: str = "p.bpf.o") -> Object:
     return read_object(compile_c(PRELUDE + declarations + PROGRAM), name=name)
 
@@ -277,6 +282,10 @@ def test_a_package_by_the_contract_agrees() -> None:
         (
             CONTRACT.replace("__u32 chain_proceed = 0", "struct { __u32 x; } chain_proceed") + NEXT + STATS,
             "expected chain_proceed to be const volatile __u32, got struct",
+        ),
+        (
+            CONTRACT.replace("__u32 chain_last = 1", deep("__u32", "chain_last")) + NEXT + STATS,
+            "expected chain_last to be const volatile __u32, got struct",
         ),
         (CONTRACT + STATS, "expected the map 'next' of the contract, got none; include chain.h"),
     ],
@@ -380,6 +389,14 @@ def test_an_object_without_a_declared_program_is_refused() -> None:
             "stats",
             "struct { __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY); __uint(max_entries, 6); __uint(key_size, 4); "
             '__uint(value_size, 16); } m SEC(".maps");',
+            "expected role stats for a PERCPU_ARRAY",
+        ),
+        (
+            "stats",
+            "typedef "
+            + deep("__u64", "deep").replace(" x;", " x; __u64 y;")
+            + ";"
+            + c_map("m", "PERCPU_ARRAY", 6, value="deep"),
             "expected role stats for a PERCPU_ARRAY",
         ),
         ("config", c_map("m", "LRU_HASH"), "expected role config for HASH, ARRAY, LPM_TRIE only, got map type 9"),

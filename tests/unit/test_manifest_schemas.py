@@ -13,7 +13,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from reconciler import config, manifest
-from reconciler._documents import fields_of, schema_of
+from reconciler._documents import _schema, fields_of, schema_of
 from reconciler.errors import InputError
 from reconciler.model import (
     MAX_CHAIN_MEMBERS,
@@ -88,6 +88,29 @@ def test_no_schema_asks_which_of_several_forms_is_meant(kind: str) -> None:
     text = json.dumps(schema_of(kind))
     assert '"oneOf"' not in text
     assert '"anyOf"' not in text
+
+
+def keywords(schema: Any) -> set[str]:
+    """Every keyword that can refuse a value, anywhere in a schema."""
+    found: set[str] = schema.keys() - {
+        "properties",
+        "$defs",
+        "if",
+        "description",
+        "examples",
+        "default",
+        "x-expected",
+        "title",
+    }
+    below = [*schema.get("properties", {}).values(), *schema.get("$defs", {}).values(), *schema.get("allOf", [])]
+    below += [schema[key] for key in ("items", "additionalProperties", "propertyNames", "then") if key in schema]
+    return found.union(*(keywords(each) for each in below if isinstance(each, dict)))
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_every_rule_that_a_schema_uses_has_words(kind: str) -> None:
+    structure = {"$schema", "$ref", "allOf", "then", "items", "propertyNames", "additionalProperties", "required"}
+    assert keywords(schema_of(kind)) - structure <= _schema._RULES.keys()
 
 
 @pytest.mark.parametrize("kind", FILES)

@@ -149,11 +149,10 @@ def test_several_documents_have_positions_in_their_file() -> None:
 def test_depth_is_limited_without_recursion() -> None:
     deep = _yaml.MAX_DEPTH
     assert read("[" * deep + "]" * deep)[1] == []
-    for text in ("[" * 100_000, "[" * (deep + 1) + "]" * (deep + 1), "- " * 100_000, "{a: " * 5000):
+    for text in ("[" * 100_000, "[" * (deep + 1) + "]" * (deep + 1), "- " * 100_000, "{a: " * 5000, "? [" * 200_000):
         value, findings = read(text)
         assert value is None
-        assert len(findings) == 1
-        assert f"expected at most {deep} levels, got more; make it flatter" in findings[0]
+        assert f"expected at most {deep} levels, got more; make it flatter" in findings[-1]
 
 
 def test_a_million_laughs_cost_nothing() -> None:
@@ -180,6 +179,12 @@ def test_the_number_of_findings_is_limited_but_never_hides_that_reading_ended() 
     _, findings = read("a: 1\n" * 500 + "b: [")
     assert len(findings) == _yaml.MAX_FINDINGS + 1
     assert "did not find expected node content" in findings[-1]
+
+
+def test_an_error_of_the_parser_without_a_place_is_a_finding() -> None:
+    # Noncharacters pass our own check; libyaml refuses them without a mark.
+    (finding,) = read("a: \uffff")[1]
+    assert finding.startswith("a.yaml:1:1: expected YAML, got something else: ")
 
 
 def test_the_slower_parser_reads_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
