@@ -13,6 +13,7 @@ from reconciler.model import encode_json, to_builtins
 from reconciler.reconcile import _operations as operations
 from reconciler.reconcile._parts import Request
 from reconciler.reconcile._pass import Pass
+from reconciler.status import event
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -122,6 +123,8 @@ class Agent:
                 retries = retries + 1 if result.retry_now else 0
                 if 0 < retries <= MAX_RETRIES:
                     continue
+                if poll and not result.transient:
+                    self._maintain()
             wake = self.sensor.wait(self.schedule.wait(clock.monotonic()))
             for command in wake.commands:
                 self.serve(command)
@@ -136,6 +139,13 @@ class Agent:
         result = Pass(self.parts, request).run()
         self._passed(result, polled=request.poll)
         return result
+
+    def _maintain(self) -> None:
+        """Repack the local repository when it is due: on a budget, and outside of a pass."""
+        try:
+            self.parts.source.maintain()
+        except ReconcilerError as error:
+            self.parts.emit(event("warning", self.parts.clock.now(), message=f"maintenance: {error}"))
 
     def _passed(self, result: PassResult, *, polled: bool) -> None:
         self.schedule.passed(self.parts.clock.monotonic(), polled=polled, transient=result.transient)
