@@ -11,7 +11,7 @@ from reconciler.packages._archive import (
     open_archive,
     read_archive,
 )
-from reconciler.packages._cache import Cache
+from reconciler.packages._cache import Cache, UnknownRepositoryError
 from reconciler.packages._https import HttpsRepository
 from reconciler.packages._repositories import (
     BUNDLE_SUFFIX,
@@ -33,6 +33,7 @@ __all__ = [
     "HttpsRepository",
     "Repository",
     "Store",
+    "UnknownRepositoryError",
     "archive_name",
     "build_archive",
     "build_folder",

@@ -2,8 +2,9 @@
 """The package archive: built so that equal content gives equal bytes, read so that nothing hostile gets through.
 
 An archive is a gzip stream of a plain ustar with regular files at its root: `package.yaml` first, then what it names.
-The gzip stream is stored, not compressed: two versions of zlib compress the same bytes differently, and then nobody
-could build an archive again and compare its digest with the one that was signed. Git packs and web servers compress.
+Its bytes follow from its files alone, so that anybody can build it again and compare the digest with the one that was
+signed: headers are written here, because two versions of `tarfile` differ, and the gzip stream is stored, not
+compressed, because two versions of zlib differ. Git packs and web servers compress.
 
 The reader unpacks in memory only, counts every byte before it keeps it, and accepts nothing that the builder would not
 write, except that the stream may be compressed: no folders, links, devices, sparse files, extended headers, second gzip
@@ -12,10 +13,8 @@ members or trailing bytes. So every reader of such an archive sees the same file
 
 from __future__ import annotations
 
-import io
 import re
 import struct
-import tarfile
 import zlib
 from typing import TYPE_CHECKING, Final
 
@@ -44,7 +43,13 @@ SOURCE_SUFFIXES: Final = (".c", ".h")
 """Files that may lie in an archive although no program names them: the objects' source, for people."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_BLOCK: Final = tarfile.BLOCKSIZE
+_BLOCK: Final = 512
+_END: Final = bytes(2 * _BLOCK)
+_REGULAR: Final = b"0"
+_HEADER: Final = struct.Struct("100s8s8s8s12s12s8s1s100s6s2s32s32s8s8s155s12x")
+"""POSIX.1-1988 ustar: name, mode, uid, gid, size, mtime, checksum, type, link, magic, version, owner, group, device,
+prefix."""
+_SIZE: Final = re.compile(rb"[0-7]{11}\0")
 _GZIP_HEADER: Final = bytes.fromhex("1f8b0800 00000000 00ff")
 """RFC 1952: deflate, no flags (so no name, comment or extra field), no time, unknown system."""
 _GZIP_FLAGS: Final = 3
@@ -58,16 +63,22 @@ def build_archive(manifest_yaml: bytes, files: Mapping[str, bytes]) -> bytes:
     Raises:
         PackageError: a file name that the reader would refuse.
     """
-    output = io.BytesIO()
-    with tarfile.open(fileobj=output, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for name in (MANIFEST, *sorted(set(files) - {MANIFEST})):  # any order would do, but always the same
-            if not _NAME.fullmatch(name):
-                raise PackageError(f"expected a plain file name of letters, digits, '.', '_' and '-', got {name!r}")
-            data = manifest_yaml if name == MANIFEST else files[name]
-            info = tarfile.TarInfo(name)
-            info.size, info.mode, info.mtime = len(data), 0o644, 0
-            tar.addfile(info, io.BytesIO(data))
-    return _gzip(output.getvalue())
+    parts = []
+    for name in (MANIFEST, *sorted(set(files) - {MANIFEST})):  # any order would do, but always the same
+        if not _NAME.fullmatch(name):
+            raise PackageError(f"expected a plain file name of letters, digits, '.', '_' and '-', got {name!r}")
+        data = manifest_yaml if name == MANIFEST else files[name]
+        parts += [_header(name, len(data)), data, bytes(-len(data) % _BLOCK)]
+    return _gzip(b"".join((*parts, _END)))
+
+
+def _header(name: str, size: int) -> bytes:
+    """The one header that a file of this name and size can have: mode 0644, no owner, no time."""
+    nobody, checksum = b"0000000\0", b" " * 8
+    fields = [name.encode(), b"0000644\0", nobody, nobody, b"%011o\0" % size, b"%011o\0" % 0, checksum, _REGULAR]
+    fields += [b"", b"ustar\0", b"00", b"", b"", b"", b"", b""]
+    fields[6] = b"%06o\0 " % sum(_HEADER.pack(*fields))
+    return _HEADER.pack(*fields)
 
 
 def _gzip(plain: bytes) -> bytes:
@@ -151,7 +162,7 @@ def _check(parsed: PackageManifest, files: Mapping[str, bytes], where: str) -> N
 
 
 def read_archive(data: bytes, *, file: str) -> dict[str, bytes]:
-    """Files of an archive by name, unpacked in memory within the limits above.
+    """Files of an archive by name, unpacked in memory within the limits above; what they hold is not looked at.
 
     Raises:
         PackageError: what of it is not as the builder writes it.
@@ -191,46 +202,39 @@ def _inflate(data: bytes) -> bytes:
 
 
 def _members(plain: bytes) -> dict[str, bytes]:
-    """Walk the headers one by one: `tarfile` parses each, but never decides what comes next."""
     files: dict[str, bytes] = {}
     offset = 0
-    while True:
-        block = plain[offset : offset + _BLOCK]
-        if len(block) < _BLOCK:
-            raise _RefusedError("the tar ends without its two empty blocks")
-        if not any(block):
-            break
-        info = _header(block)
+    while any(block := plain[offset : offset + _BLOCK]):
+        name, size = _read_header(block)
         if len(files) >= MAX_FILES:
             raise _RefusedError(f"expected at most {MAX_FILES} files, got more")
-        if info.name in files:
-            raise _RefusedError(f"expected each file once, got {info.name!r} twice")
-        start = offset + _BLOCK
-        padded = -(-info.size // _BLOCK) * _BLOCK
-        if start + padded > len(plain):
-            raise _RefusedError(f"the tar ends within {info.name!r}")
-        files[info.name] = plain[start : start + info.size]
-        if any(plain[start + info.size : start + padded]):
-            raise _RefusedError(f"expected zeros behind {info.name!r}, got other bytes")
-        offset = start + padded
-    if any(plain[offset:]) or len(plain) - offset < 2 * _BLOCK:
-        raise _RefusedError("expected two empty blocks and nothing else at the end of the tar")
+        if name in files:
+            raise _RefusedError(f"expected each file once, got {name!r} twice")
+        start, end = offset + _BLOCK, offset + _BLOCK + size
+        offset = end + -size % _BLOCK
+        if offset > len(plain):
+            raise _RefusedError(f"the tar ends within {name!r}")
+        if any(plain[end:offset]):
+            raise _RefusedError(f"expected zeros behind {name!r}, got other bytes")
+        files[name] = plain[start:end]
+    if plain[offset:] != _END:
+        raise _RefusedError("expected two empty blocks at the end of the tar, and nothing else")
     return files
 
 
-def _header(block: bytes) -> tarfile.TarInfo:
-    try:
-        info = tarfile.TarInfo.frombuf(block, "ascii", "strict")
-    except (tarfile.HeaderError, ValueError) as error:
-        raise _RefusedError(f"a header of the tar is damaged ({error})") from error
-    if block[156:157] != tarfile.REGTYPE:
-        raise _RefusedError(f"expected regular files only, got type {block[156:157]!r} for {info.name!r}")
-    if not _NAME.fullmatch(info.name):
-        raise _RefusedError(f"expected plain file names without folders, got {info.name!r}")
-    if not 0 <= info.size <= MAX_FILE_BYTES:
-        raise _RefusedError(f"expected at most {MAX_FILE_BYTES} bytes in {info.name!r}, got {info.size}")
-    canonical = tarfile.TarInfo(info.name)
-    canonical.size, canonical.mode, canonical.mtime = info.size, 0o644, 0
-    if canonical.tobuf(tarfile.USTAR_FORMAT, "ascii", "strict") != block:
-        raise _RefusedError(f"expected a plain header (mode 0644, no owner, no time) for {info.name!r}, got another")
-    return info
+def _read_header(block: bytes) -> tuple[str, int]:
+    """Name and size of a file whose header is, byte for byte, the one that the builder writes for them."""
+    if len(block) < _BLOCK:
+        raise _RefusedError("the tar ends within a header")
+    raw_name, *_, kind = _HEADER.unpack(block)[:8]
+    name = raw_name.rstrip(b"\0").decode("latin-1")
+    if kind != _REGULAR:
+        raise _RefusedError(f"expected regular files only, got type {kind!r} for {name!r}")
+    if not _NAME.fullmatch(name):
+        raise _RefusedError(f"expected plain file names without folders, got {name!r}")
+    text = _HEADER.unpack(block)[4]
+    if not _SIZE.fullmatch(text) or (size := int(text[:-1], 8)) > MAX_FILE_BYTES:
+        raise _RefusedError(f"expected at most {MAX_FILE_BYTES} bytes in {name!r}, got {text!r} (octal)")
+    if _header(name, size) != block:
+        raise _RefusedError(f"expected a plain header (mode 0644, no owner, no time) for {name!r}, got another")
+    return name, size

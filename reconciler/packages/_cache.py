@@ -24,6 +24,7 @@ from reconciler.errors import (
     ReconcilerError,
     RepositoryError,
     RevokedError,
+    SignatureError,
     TrustError,
 )
 from reconciler.model import Package
@@ -157,7 +158,7 @@ class Cache:
                 return package, None if self.store.signer(ref.digest) == package.signer else stored
         try:
             fetched = _fetch(ref, terms.repositories)
-        except RepositoryError:
+        except (RepositoryError, SignatureError):
             if refusal is None:
                 raise
             raise refusal from None
@@ -184,6 +185,8 @@ def _fetch(ref: PackageRef, repositories: Mapping[str, Repository]) -> tuple[byt
         return repository.fetch(ref)
     except RepositoryError as error:
         raise RepositoryError(f"{_name(ref)}: {error}", reason=error.reason) from error
+    except SignatureError as error:
+        raise SignatureError(f"{_name(ref)}: {error}", reason=error.reason) from error
 
 
 def _verify(ref: PackageRef, archive: bytes, bundle: bytes, terms: _Terms) -> Package:

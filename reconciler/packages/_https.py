@@ -56,23 +56,20 @@ class HttpsRepository:
         Raises:
             RepositoryError: cannot be reached, does not hold them, or sends more than allowed.
         """
-        address = f"{self.url.rstrip('/')}/{quote(archive_name(ref))}"
+        address = f"{self.url.rstrip('/')}/{quote(archive_name(ref), safe='+')}"
         return self._get(address, MAX_ARCHIVE_BYTES), self._get(address + BUNDLE_SUFFIX, MAX_BUNDLE_BYTES)
 
     def _get(self, address: str, limit: int) -> bytes:
         headers = {"Accept-Encoding": "identity", "User-Agent": "reconciler", "Connection": "close"}
         if self.token_file is not None:
             headers["Authorization"] = f"Bearer {_token(self.token_file)}"
+        host, port, path = self._parts(address)
         deadline = time.monotonic() + self.seconds
         try:
-            parts = urlsplit(address)
-            if parts.scheme != "https" or not parts.hostname or parts.username is not None:
-                raise RepositoryError(f"expected a URL https://HOST/PATH, got {self.url!r}")
-            connection = http.client.HTTPSConnection(
-                parts.hostname, parts.port or _PORT, timeout=CONNECT_SECONDS, context=_context(self.ca_file, deadline)
-            )
+            context = _context(self.ca_file, deadline)
+            connection = http.client.HTTPSConnection(host, port, timeout=CONNECT_SECONDS, context=context)
             try:
-                connection.request("GET", parts.path, headers=headers)
+                connection.request("GET", path, headers=headers)
                 with connection.getresponse() as response:
                     return _body(response, address, limit)
             finally:
@@ -87,6 +84,16 @@ class HttpsRepository:
             # Texts of these errors hold no header of ours, so the token stays out of them.
             what = getattr(error, "strerror", None) or str(error)[:200] or type(error).__name__
             raise RepositoryError(f"{address}: {what}; check the server, and caFile if there is one") from error
+
+    def _parts(self, address: str) -> tuple[str, int, str]:
+        try:
+            parts = urlsplit(address)
+            port = parts.port or _PORT
+        except ValueError as error:
+            raise RepositoryError(f"expected a URL https://HOST/PATH, got {self.url!r}: {error}") from error
+        if parts.scheme != "https" or not parts.hostname or parts.username is not None:
+            raise RepositoryError(f"expected a URL https://HOST/PATH, got {self.url!r}")
+        return parts.hostname, port, parts.path
 
 
 def _body(response: http.client.HTTPResponse, address: str, limit: int) -> bytes:

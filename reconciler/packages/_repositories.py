@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 import errno
-import os
 import re
-import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 from reconciler.errors import RepositoryError, SignatureError, SourceError
 from reconciler.packages._archive import MAX_ARCHIVE_BYTES
+from reconciler.packages._files import read_regular
 from reconciler.trust import MAX_BUNDLE_BYTES
 
 if TYPE_CHECKING:
@@ -95,15 +94,7 @@ class FolderRepository:
     def _file(self, name: str, limit: int) -> bytes:
         path = self.path / name
         try:
-            # O_NONBLOCK: opening a FIFO must not hang; it is refused right after.
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            return read_regular(path, limit)
         except OSError as error:
             what = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
             raise RepositoryError(f"cannot read {path}: {what}; put the archive and its bundle there") from error
-        with os.fdopen(fd, "rb") as file:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise RepositoryError(f"{path}: expected a regular file, got something else")
-            data = file.read(limit + 1)
-        if len(data) > limit:
-            raise RepositoryError(f"{path}: expected at most {limit} bytes, got more")
-        return data

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import stat
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -19,6 +18,7 @@ import msgspec
 from reconciler.errors import StateError
 from reconciler.model import Signer, encode_json
 from reconciler.packages._archive import MAX_ARCHIVE_BYTES
+from reconciler.packages._files import read_regular
 from reconciler.trust import MAX_BUNDLE_BYTES
 
 if TYPE_CHECKING:
@@ -98,17 +98,9 @@ def digest_of(data: bytes) -> str:
 
 def _read(path: Path, limit: int) -> bytes | None:
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        return read_regular(path, limit)
     except OSError:
         return None
-    with os.fdopen(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            return None
-        try:
-            data = file.read(limit + 1)
-        except OSError:
-            return None
-    return data if len(data) <= limit else None
 
 
 def _write(path: Path, data: bytes) -> None:
