@@ -60,11 +60,14 @@ def stale(call: str, detail: str) -> StaleError:
 @contextmanager
 def first_opened(site: Site, generation: str, expected: Identity) -> Iterator[int]:
     """A descriptor of a generation's first program. Raises StaleError when it is not the expected one."""
-    with site.pins.opened(first_pin(generation)) as descriptor:
-        with failing(f"read {first_pin(generation)}"):
+    path = first_pin(generation)
+    if not site.pins.exists(path):
+        raise stale(f"open {path}", f"expected program {expected.id}, got no pin")
+    with site.pins.opened(path) as descriptor:
+        with failing(f"read {path}", {errno.EINVAL: StaleError}):  # EINVAL: what is pinned there is no program
             found = identity_of(descriptor, PinKind.PROGRAM)
         if found != expected:
-            raise stale(f"open {first_pin(generation)}", f"expected program {expected.id}, got {found.id}")
+            raise stale(f"open {path}", f"expected program {expected.id}, got {found.id}")
         yield descriptor
 
 

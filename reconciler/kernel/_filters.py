@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from reconciler.errors import KernelError, OccupiedError, StaleError
 from reconciler.kernel import _bpf
 from reconciler.kernel._failing import OCCUPIED, STALE, failing
-from reconciler.kernel._netlink import BpfFilter, Route
+from reconciler.kernel._netlink import BLOCK, CLSACT_HANDLE, BpfFilter, Route
 from reconciler.kernel._pins import identity_of
 from reconciler.model import (
     Attach,
@@ -44,7 +44,9 @@ def matches(item: BpfFilter, wanted: FilterId | None) -> bool:
 
 def find(route: Route, point: HookPoint, wanted: FilterId) -> BpfFilter | None:
     """The filter with this identity, None when there is none (any more)."""
-    return next((item for item in route.filters(point.ifindex, wanted.parent) if matches(item, wanted)), None)
+    # A parent that is no minor of clsact's handle is the index of a shared block.
+    ifindex = point.ifindex if wanted.parent >= CLSACT_HANDLE else BLOCK
+    return next((item for item in route.filters(ifindex, wanted.parent) if matches(item, wanted)), None)
 
 
 def _inside(reader: Reader, point: HookPoint, work: Callable[[Route], T]) -> T:

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from reconciler.errors import DrainError
+from reconciler.errors import DrainError, KernelError
 from reconciler.kernel import _bpf
 from reconciler.kernel._failing import failing
 
@@ -128,6 +128,13 @@ def _write(value: int) -> None:
         RCU_EXPEDITED.write_text(f"{value}\n", encoding="ascii")
 
 
+def _switch_on() -> bool:
+    with suppress(KernelError):  # only slower
+        _write(1)
+        return True
+    return False
+
+
 def restore(value: int) -> None:
     """Write the old value back, if it still reads 1; if not, somebody else decided meanwhile."""
     if setting() == 1:
@@ -137,8 +144,8 @@ def restore(value: int) -> None:
 @contextmanager
 def expedited(policy: Literal["auto", "never"], *, allowed: bool, limit: float = EXPEDITE_LIMIT) -> Iterator[bool]:
     """Expedited grace periods for the block, at most `limit` seconds; yields whether we switched them on."""
-    before = setting()
-    if policy == "never" or not allowed or before != 0:  # 1: somebody else's, and on already
+    # 1 is somebody else's, and on already.
+    if policy == "never" or not allowed or setting() != 0 or not _switch_on():
         yield False
         return
     lock, done = threading.Lock(), False
@@ -154,7 +161,6 @@ def expedited(policy: Literal["auto", "never"], *, allowed: bool, limit: float =
     timer.daemon = True
     timer.start()
     try:
-        _write(1)
         yield True
     finally:
         timer.cancel()

@@ -112,9 +112,9 @@ def read_namespace(wanted: Callable[[Device], bool], ours: frozenset[int], *, tc
             try:
                 state = read_interface(route, device, qdiscs.get(device.ifindex), tcx=tcx)
             except OSError as error:
-                if error.errno in {errno.ENODEV, errno.EINVAL}:  # the interface vanished after the dump
-                    continue
-                raise
+                if error.errno != errno.ENODEV:
+                    raise
+                continue  # the interface vanished after the dump
             if asked or any(program in ours for raw in state.values() for program in raw.programs()):
                 hooks[device.ifindex] = state
     return RawNamespace(devices, hooks)

@@ -115,7 +115,6 @@ class Object:
 
     def __init__(self, data: bytes, name: str) -> None:
         self._lib = library()
-        self._log: mmap.mmap | None = None
         self._messages: list[str] = []
         self._name = name
         self._data = data  # stays alive as long as libbpf may look at it
@@ -135,7 +134,6 @@ class Object:
         if self._pointer is not None:
             self._lib.bpf_object__close(self._pointer)
             self._pointer = None
-        self._log = None
 
     def __enter__(self) -> Self:
         return self
@@ -209,14 +207,13 @@ class Object:
         Raises:
             LibbpfError: with the verifier's whole log where there is one.
         """
-        self._log = mmap.mmap(-1, LOG_SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
-        view = (ctypes.c_char * LOG_SIZE).from_buffer(self._log)
+        space = mmap.mmap(-1, LOG_SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
+        view = (ctypes.c_char * LOG_SIZE).from_buffer(space)
         self._done(self._lib.bpf_program__set_log_buf(self._chosen, ctypes.addressof(view), LOG_SIZE))
         with self._collecting():
             result = self._lib.bpf_object__load(self._pointer)
         if result < 0:
-            end = self._log.find(b"\0")
-            log = self._log[:end].decode("utf-8", "replace")
+            log = space[: space.find(b"\0")].decode("utf-8", "replace")
             raise LibbpfError(-result, log, tuple(self._messages))
         descriptor: int = self._lib.bpf_program__fd(self._chosen)
         return descriptor

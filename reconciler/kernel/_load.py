@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import os
 import re
 import sys
 from contextlib import ExitStack, suppress
@@ -74,14 +75,20 @@ def load_generation(
             _fill_configs(member)
         _join(members)
         loaded = _pin(pins, undo, generation, members)
-        arrays = {
-            use.pin: fcntl.fcntl(member.object.map_fd(use.name), fcntl.F_DUPFD_CLOEXEC, 0)
-            for member in members
-            for use in member.spec.maps
-            if use.role is MapRole.NEXT
-        }
+        arrays = _hold_arrays(undo, members)
         undo.pop_all()
     return loaded, arrays
+
+
+def _hold_arrays(undo: ExitStack, members: list[_Loaded]) -> dict[str, int]:
+    arrays = {}
+    for member in members:
+        for use in member.spec.maps:
+            if use.role is MapRole.NEXT:
+                with failing(f"hold {use.pin}"):
+                    arrays[use.pin] = fcntl.fcntl(member.object.map_fd(use.name), fcntl.F_DUPFD_CLOEXEC, 0)
+                undo.callback(os.close, arrays[use.pin])
+    return arrays
 
 
 def _refuse_taken(pins: Pins, generation: Generation) -> None:
@@ -187,6 +194,11 @@ def _fill_configs(member: _Loaded) -> None:
                 # An array has all its keys from the start; elsewhere a key declared twice must not pass silently.
                 _bpf.map_update(descriptor, key, value, 0 if facts.type == _bpf.MapType.ARRAY else _BPF_NOEXIST)
             _bpf.map_freeze(descriptor)
+            # Tries ignored BPF_NOEXIST before Linux 6.13 (eae6a075e952), so what the map holds is counted as well.
+            if facts.type != _bpf.MapType.ARRAY and len(_bpf.map_entries(descriptor, facts)) != len(use.entries):
+                raise OSError(
+                    errno.EEXIST, "expected every entry to have a key of its own, got one that is declared twice"
+                )
 
 
 def _join(members: list[_Loaded]) -> None:

@@ -47,6 +47,8 @@ CLSACT_PARENT = 0xFFFFFFF1
 """TC_H_CLSACT, which is TC_H_INGRESS: an old `ingress` qdisc sits in the same place."""
 MIN_INGRESS, MIN_EGRESS = 0xFFFFFFF2, 0xFFFFFFF3
 ETH_P_ALL = 3
+BLOCK = -1
+"""TCM_IFINDEX_MAGIC_BLOCK (include/uapi/linux/rtnetlink.h)."""
 
 _HEADER = struct.Struct("=IHHII")
 _IFINFO = struct.Struct("=BxHiII")
@@ -70,7 +72,10 @@ class Device:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BpfFilter:
-    """One cls_bpf filter with an eBPF program; protocol in host byte order."""
+    """One cls_bpf filter with an eBPF program; protocol in host byte order.
+
+    A filter in a block that several qdiscs share has ifindex BLOCK, and the block's index as its parent.
+    """
 
     ifindex: int
     parent: int
@@ -137,7 +142,10 @@ class Route:
         return found
 
     def filters(self, ifindex: int, parent: int) -> tuple[BpfFilter, ...]:
-        """Filters with eBPF programs of one interface and parent, in the order in which the kernel runs them."""
+        """Filters with eBPF programs of one interface and parent, in the order in which the kernel runs them.
+
+        Those in a shared block run there too; asked for BLOCK and its index, they are given as well.
+        """
         try:
             payloads = list(self._dump(_RTM_GETTFILTER, _TCMSG.pack(0, ifindex, 0, parent, 0)))
         except OSError as error:
@@ -145,7 +153,7 @@ class Route:
                 return ()
             raise
         found = (_filter(payload) for payload in payloads)
-        return tuple(item for item in found if item is not None and item.ifindex == ifindex)
+        return tuple(item for item in found if item is not None and item.ifindex in {ifindex, BLOCK})
 
     def any_filter(self, ifindex: int) -> bool:
         """Whether any filter, of whatever kind, is left on the clsact qdisc."""

@@ -304,6 +304,33 @@ def test_filters_of_an_ingress_qdisc_are_seen_and_evicted(pins: Path, wire: supp
         assert rig.programs_on(point) == []
 
 
+def test_filters_of_a_shared_block_are_seen_and_evicted(pins: Path, wire: support.Wire) -> None:
+    """They run on every hook that shares the block, and are named by it and not by an interface."""
+    with rig_for(pins, "tcx-ingress") as rig:
+        wire.near.tc("qdisc", "add", "dev", wire.interface, "ingress_block", "22", "egress_block", "23", "clsact")
+
+        def add() -> None:
+            with Route() as route, _bpf.closing(_bpf.load_trivial(_bpf.ProgType.SCHED_CLS, -1)) as program:
+                route.set_filter(_foreign_filter(-1, 22, 1), program, replace=False)
+
+        wire.near.run(add)
+        point = rig.point(wire.near, wire.interface)
+        seen = rig.kernel.snapshot(rig.scope(wire.near))
+        (foreign,) = seen.hooks[point].attachments
+        assert foreign.filter is not None
+        assert foreign.filter.parent == 22
+        assert seen.hooks[replace(point, kind=HookKind.TC_EGRESS)].attachments == ()
+        step = Evict(
+            point=point,
+            attachment=foreign,
+            program=seen.programs[foreign.program_id].identity,
+            method=RemovalMethod.FILTER_DELETE,
+            reason="test",
+        )
+        rig.kernel.evict(step)
+        assert rig.programs_on(point) == []
+
+
 # === XDP modes =============================================================================================
 
 
