@@ -46,7 +46,8 @@ def _read(path: Path, owner: int) -> bytes:
     """The content of `path`, if nobody but root and `owner` can have written it."""
     try:
         real = path.resolve(strict=True)
-        for folder in real.parents:
+        # The folders of the name as well: who can replace a link on the way decides which file is read.
+        for folder in dict.fromkeys((*path.parents, *real.parents)):
             # A sticky folder such as /tmp is fine: others can add names to it, but not replace ours.
             _check(folder, folder.stat(), owner, sticky=True)
         # O_NONBLOCK: opening a FIFO must not hang; it is refused right after.

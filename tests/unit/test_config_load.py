@@ -83,6 +83,14 @@ def test_a_link_is_followed_and_its_target_is_looked_at(folder: Path) -> None:
     assert "expected nobody else to be able to write it" in refusal(folder)
 
 
+def test_a_link_in_a_folder_that_others_can_write_is_refused(folder: Path) -> None:
+    open_folder = folder.parent / "open"
+    open_folder.mkdir()
+    open_folder.chmod(0o777)
+    (open_folder / "config.yaml").symlink_to(folder / "config.yaml")
+    assert f"got mode 0777; run chmod go-w ({open_folder})" in refusal(open_folder)
+
+
 def test_a_missing_file_is_named_where_it_is_named(folder: Path) -> None:
     (folder / "keys/allowed_signers").unlink()
     said = refusal(folder)
