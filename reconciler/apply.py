@@ -199,10 +199,17 @@ def _step(run: _Run, step: Step) -> None:
 
 def _load(run: _Run, step: Load) -> None:
     run.journal.journal(run.boot_id, "intent", step=step)
-    loaded = run.kernel.load(step.generation, run.packages)
+    loaded = _described(run.kernel.load(step.generation, run.packages), step)
     run.generations[loaded.name] = loaded
     run.undo.append((step, None))
     run.journal.journal(run.boot_id, "loaded", result=loaded)
+
+
+def _described(loaded: LoadedGeneration, step: Load) -> LoadedGeneration:
+    """The kernel knows no parameters; the inventory keeps them, so that later plans can say what changes."""
+    settings = {member.pin: member.settings for member in step.generation.members}
+    programs = tuple(replace(program, settings=settings[program.pin]) for program in loaded.programs)
+    return replace(loaded, programs=programs)
 
 
 def _take_hook(run: _Run, step: Attach | Switch | ChangeMode) -> None:

@@ -686,6 +686,7 @@ class MemberLoad:
         package: digest of the package, "sha256:...".
         object: file name of the object in the package.
         pin: path of the program's pin.
+        settings: what the manifest says, in words, for plans and history; no part of the content's digest.
     """
 
     chain: str
@@ -697,6 +698,7 @@ class MemberLoad:
     pin: str
     globals: tuple[GlobalValue, ...]
     maps: tuple[MapUse, ...]
+    settings: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -716,12 +718,13 @@ class Generation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedProgram:
-    """A program of a loaded generation."""
+    """A program of a loaded generation; `settings` as in MemberLoad."""
 
     pin: str
     identity: Identity
     chain: str
     member: str
+    settings: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -247,6 +247,10 @@ def _show(context: Context, answer: dict[str, Any], *, plan_only: bool = False) 
         note(f"error: {answer.get('reason', '')}: {clean(str(answer['error']), 2000)}")
         return code
     report = answer["status"]
+    if answer.get("wanted") and answer["wanted"]["commit"] != (report["applied"] or {}).get("id"):
+        wanted = answer["wanted"]
+        signer = clean(wanted["signer"], 60) or "nobody"
+        say(f"Commit {wanted['commit'][:12]} {clean(wanted['subject'], 80)} (signed by {signer})")
     if answer["plan"] is not None and (plan_only or answer["plan"]["steps"] or answer["plan"]["pending"]):
         say_plan(answer["plan"])
     outcome = answer.get("outcome")

@@ -84,11 +84,12 @@ def progress(what: str) -> Iterator[None]:
 def say_plan(plan: Plan | dict[str, Any]) -> None:
     """A plan as a reviewer reads it: changes, drift apart from them, what is pending, what the kernel forces."""
     raw = plan if isinstance(plan, dict) else {**to_builtins(plan), "digest": plan.digest}
-    for change in raw["changes"]:
+    rows = [_change(change) for change in raw["changes"]]
+    widths = [max((len(row[index]) for row in rows), default=0) for index in range(3)]
+    for change, row in zip(raw["changes"], rows, strict=True):
         sign, colour = SIGNS[ChangeKind(change["kind"])]
-        who = f"{change['chain']}/{change['member']}" if change["chain"] else ""
-        parts = (change["where"].ljust(24), who.ljust(24), change["after"] or "", change["detail"])
-        say("  " + click.style(f"{sign} {'  '.join(clean(part) for part in parts if part)}", fg=colour))
+        cells = [cell.ljust(width) for cell, width in zip(row[:3], widths, strict=True)]
+        say("  " + click.style("  ".join([f"{sign} {cells[0]}", *cells[1:], row[3]]).rstrip(), fg=colour))
     for title, key in (("drift, not caused by a commit:", "drift"), ("pending:", "pending")):
         if raw[key]:
             say(title)
@@ -97,6 +98,15 @@ def say_plan(plan: Plan | dict[str, Any]) -> None:
     for text in raw["notes"]:
         say(f"note: {clean(text)}")
     say(_summary(raw))
+
+
+def _change(change: dict[str, Any]) -> tuple[str, str, str, str]:
+    """Hook, member, package (before → after), and the rest, all cleaned."""
+    who = f"{change['chain']}/{change['member']}" if change["chain"] else ""
+    packages = [text for text in (change["before"], change["after"]) if text]
+    package = packages[0] if len(set(packages)) == 1 else " → ".join(packages)
+    detail = change["detail"] if change["kind"] != ChangeKind.KEEP else "as it is (loaded again with the others)"
+    return clean(change["where"]), clean(who), clean(package), clean(detail)
 
 
 def _summary(raw: dict[str, Any]) -> str:

@@ -166,7 +166,8 @@ def _named(name: str) -> bytes:
     try:
         return _read(Path(name))
     except InputError as error:
-        raise ConfigError(error.diagnostics()) from error
+        (finding,) = error.diagnostics()
+        raise ConfigError((replace(finding, message=f"{finding.message} ({name})"),)) from error
 
 
 def _read(path: Path, limit: int = 4 << 20) -> bytes:

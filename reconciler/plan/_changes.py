@@ -5,22 +5,27 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from reconciler.model import Change, ChangeKind, Evict, LoadedGeneration, MemberLoad, Step
+from reconciler.model import Change, ChangeKind, Evict, LoadedGeneration, Step
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
+    from reconciler.model import Inventory
     from reconciler.plan._hooks import HookPlanner
     from reconciler.plan._observed import Current, Observed
     from reconciler.plan._targets import Target, Targets
 
 
-def changes_of(targets: Targets, observed: Observed, planner: HookPlanner, evictions: list[Step]) -> tuple[Change, ...]:
+def changes_of(
+    targets: Targets, observed: Observed, planner: HookPlanner, inventory: Inventory, evictions: list[Step]
+) -> tuple[Change, ...]:
     """Lines in the order: hooks that change, hooks that are left, foreign programs."""
     lines: list[Change] = []
+    recorded = {owned.point: owned.generation for owned in inventory.attachments}
     for target in planner.switched:
         current = observed.current.get(target.point)
-        lines += _hook(target, current, observed)
+        running = current.generation if current is not None else recorded.get(target.point)
+        lines += _hook(target, _loaded(running, observed))
     for point in sorted(observed.current):
         if point not in targets.by_point:
             lines += _left(observed.current[point], observed)
@@ -38,54 +43,55 @@ def changes_of(targets: Targets, observed: Observed, planner: HookPlanner, evict
     return tuple(lines)
 
 
-def _hook(target: Target, current: Current | None, observed: Observed) -> Iterator[Change]:
-    before = _members(current, observed)
-    packages = {
-        (chain.name, member.name): f"{member.package.name}-{member.package.version} {member.package.digest[:19]}"
-        for chain in target.chains
-        for member in chain.members
-    }
-    same = current is not None and current.generation is not None
-    digest = observed.instances[current.generation].digest if same and current and current.generation else None
+def _loaded(generation: str | None, observed: Observed) -> LoadedGeneration | None:
+    instance = observed.instances.get(generation) if generation is not None else None
+    return instance.loaded if instance is not None else None
+
+
+def _hook(target: Target, loaded: LoadedGeneration | None) -> Iterator[Change]:
+    """Every member of the hook; those whose settings stay are told as kept, since the whole generation is new."""
+    before = {(program.chain, program.member): program for program in loaded.programs} if loaded else {}
+    restored = loaded is not None and loaded.digest == target.content.digest
     for load in target.content.members:
-        who = (load.chain, load.member)
-        if digest == target.content.digest or (current is None and who in before):
-            kind = ChangeKind.REPAIR
+        program = before.pop((load.chain, load.member), None)
+        if program is None:
+            kind, detail = ChangeKind.ADD, _all(load.settings)
+        elif restored:
+            kind, detail = ChangeKind.REPAIR, _all(load.settings)
         else:
-            kind = ChangeKind.REPLACE if who in before else ChangeKind.ADD
+            detail = _difference(program.settings, load.settings)
+            kind = ChangeKind.REPLACE if detail else ChangeKind.KEEP
         yield Change(
             kind=kind,
             where=str(target.point),
             chain=load.chain,
             member=load.member,
-            detail=_detail(load),
-            after=packages[who],
+            detail=detail,
+            before=program.settings.get("package") if program else None,
+            after=load.settings.get("package"),
         )
-    for who in before:
-        if who not in packages:
-            yield Change(kind=ChangeKind.REMOVE, where=str(target.point), chain=who[0], member=who[1], detail="")
+    for chain, member in before:
+        yield Change(kind=ChangeKind.REMOVE, where=str(target.point), chain=chain, member=member, detail="")
 
 
 def _left(current: Current, observed: Observed) -> Iterator[Change]:
-    for chain, member in _members(current, observed):
+    loaded = _loaded(current.generation, observed)
+    for program in loaded.programs if loaded else ():
         yield Change(
             kind=ChangeKind.REMOVE,
             where=str(current.point),
-            chain=chain,
-            member=member,
+            chain=program.chain,
+            member=program.member,
             detail="no chain declares it here",
+            before=program.settings.get("package"),
         )
 
 
-def _members(current: Current | None, observed: Observed) -> list[tuple[str, str]]:
-    if current is None or current.generation is None:
-        return []
-    loaded: LoadedGeneration | None = observed.instances[current.generation].loaded
-    return [(program.chain, program.member) for program in loaded.programs] if loaded else []
+def _all(settings: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in settings.items() if name not in ("package", "program"))
 
 
-def _detail(load: MemberLoad) -> str:
-    entries = {use.name: len(use.entries) for use in load.maps if use.entries}
-    words = [f"program {load.program}"]
-    words += [f"{name}: {count} entries" for name, count in sorted(entries.items())]
-    return ", ".join(words)
+def _difference(before: Mapping[str, str], after: Mapping[str, str]) -> str:
+    names = [*before, *(name for name in after if name not in before)]
+    changed = [name for name in names if before.get(name) != after.get(name)]
+    return ", ".join(f"{name} {before.get(name, 'none')} → {after.get(name, 'none')}" for name in changed)

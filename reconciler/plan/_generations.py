@@ -37,15 +37,19 @@ from reconciler.model import (
     TcEnd,
     TcHook,
     digest_of,
+    encode_json,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from reconciler.model import MapEntry, MapSpec, ParamSpec
+    from reconciler.model import Json, MapEntry, MapSpec, ParamSpec
 
 NAME_DIGITS: Final = 32
 """Hex digits of a digest in a name: 128 bits, far below bpffs' limit of 255 bytes for a name."""
+
+SHOWN_ENTRIES: Final = 6
+"""Entries of a map that a plan spells out; longer ones are told apart by a digest."""
 
 NEXT_BIT: Final = 31
 """The bit of chain_proceed that stands for verdict -1 (TCX_NEXT / TC_ACT_UNSPEC): bpf/include/chain.h."""
@@ -118,7 +122,8 @@ def compile_chains(
     if findings:
         return None, tuple(findings)
     kind = point.kind
-    digest = digest_of({"kind": kind, "members": members, "format": 1})
+    content = [replace(load, settings={}) for load in members]
+    digest = digest_of({"kind": kind, "members": content, "format": 1})
     return Content(digest=digest, kind=kind, members=tuple(members)), ()
 
 
@@ -227,7 +232,22 @@ class _MemberCompiler:
             pin="",
             globals=tuple(sorted(values, key=lambda value: (value.section, value.offset))),
             maps=maps,
+            settings=self._settings(program),
         )
+
+    def _settings(self, program: ProgramSpec) -> dict[str, str]:
+        ref, member = self.member.package, self.member
+        settings = {"package": f"{ref.name}-{ref.version} {ref.digest[:19]}", "program": program.name}
+        settings["proceedOn"] = " ".join(member.proceed_on if member.proceed_on is not None else program.proceed_on)
+        for spec in self.package.manifest.params:
+            value = member.params.get(spec.name, spec.default)
+            if value is not None:
+                settings[spec.name] = f"{_short(value)} {spec.unit}" if spec.unit else _short(value)
+        for name, entries in member.maps.items():
+            pairs = [f"{_short(entry.key)}={_short(entry.value)}" for entry in entries]
+            shown = " ".join(pairs) if len(pairs) <= SHOWN_ENTRIES else f"digest {digest_of(pairs)[:8]}"
+            settings[name] = f"{len(pairs)} entries ({shown})" if len(pairs) != 1 else f"1 entry ({shown})"
+        return settings
 
     def _check_program(self, program: ProgramSpec, features: Features) -> None:
         if self.point.kind not in program.hooks:
@@ -384,6 +404,10 @@ class _MemberCompiler:
             self.fail(str(error), pointer)
             return None
         return key, value
+
+
+def _short(value: Json) -> str:
+    return value if isinstance(value, str) else encode_json(value).decode()
 
 
 def state_pin(key: str, layout: str) -> str:

@@ -134,7 +134,7 @@ def make(given: PlanInput) -> Plan:
     _clean_up(draft, given, targets, observed, planner)
     _evict(draft, given, strangers, planner)
     guard = _guard(given, targets, observed)
-    changes = changes_of(targets, observed, planner, draft.evictions)
+    changes = changes_of(targets, observed, planner, given.inventory, draft.evictions)
     return Plan(
         state_digest=given.state_digest,
         steps=_order(draft, given, planner, changed=changed),

@@ -133,10 +133,15 @@ def read_commit(parts: Parts, commit: str, signer: str, record: SourceRecord, *,
         TrustError, PackageError, RepositoryError: a package is not.
     """
     checkout = parts.source.checkout(commit)
-    previous = None
-    if record.applied is not None and record.applied.id != commit:
-        previous = parts.source.checkout(record.applied.id).files
-    desired = manifest.parse(checkout.files, host=parts.facts, problems=checkout.problems, previous=previous)
+    applied = record.applied.id if record.applied else None
+    before = None if applied is None else checkout if applied == commit else parts.source.checkout(applied)
+    desired = manifest.parse(
+        checkout.files,
+        host=parts.facts,
+        problems=checkout.problems,
+        previous=before.files if before else None,
+        previous_problems=before.problems if before else (),
+    )
     expected = parts.config.source.repository
     if expected is not None and desired.repository != expected:
         raise GuardrailError(
@@ -172,7 +177,13 @@ def _running(parts: Parts, record: SourceRecord) -> frozenset[str]:
         return frozenset()
     checkout = parts.source.checkout(record.applied.id)
     try:
-        desired = manifest.parse(checkout.files, host=parts.facts, problems=checkout.problems)
+        desired = manifest.parse(
+            checkout.files,
+            host=parts.facts,
+            problems=checkout.problems,
+            previous=checkout.files,
+            previous_problems=checkout.problems,
+        )
     except ManifestError:
         return frozenset()
     return frozenset(ref.digest for ref in package_refs(desired))

@@ -220,10 +220,18 @@ def answer_of(result: PassResult) -> dict[str, Any]:
     """A pass as an answer on the control socket."""
     return {
         "status": to_builtins(result.status),
+        "wanted": _wanted(result),
         "plan": {**to_builtins(result.plan), "digest": result.plan.digest} if result.plan else None,
         "outcome": to_builtins(result.outcome),
         "exitCode": int(result.status.exit_code),
     }
+
+
+def _wanted(result: PassResult) -> dict[str, Any] | None:
+    if result.wanted is None:
+        return None
+    wanted = result.wanted
+    return {"commit": wanted.commit, "signer": wanted.signer, "subject": wanted.subject, "fresh": wanted.fresh}
 
 
 __all__ = ["Agent", "Schedule", "answer_of", "encode_json", "phase_of"]
