@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from tests.command import reconciler
+
+
+def test_a_field_is_explained() -> None:
+    ran = reconciler("explain", "hook.mode")
+    assert ran.code == 0
+    assert ran.out.startswith("Chain.spec.hook.mode\n  auto | native | generic;")
+
+
+def test_without_a_field_the_kinds_are_listed() -> None:
+    ran = reconciler("explain")
+    assert ran.code == 0
+    assert {"Repository", "Chain", "Package", "Config", "Tolerations"} <= set(ran.out.split())
+
+
+def test_an_unknown_field_is_an_error_that_helps() -> None:
+    ran = reconciler("explain", "chain.spec.prioritty")
+    assert ran.code == 1
+    assert "did you mean" in ran.err
+    assert ran.out == ""
+
+
+def test_json_comes_before_and_after_the_verb() -> None:
+    assert (
+        reconciler("-o", "json", "explain", "hook.mode").json == reconciler("explain", "hook.mode", "-o", "json").json
+    )
+
+
+def test_wrong_usage_is_64() -> None:
+    assert reconciler("explain", "--nonsense").code == 64
+    assert reconciler("nonsense").code == 64
+    assert reconciler("package", "nonsense").code == 64
