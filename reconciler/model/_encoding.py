@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Canonical JSON of every value, and the digests over it."""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from reconciler.model._observed import HookPoint
+
+
+def to_builtins(value: object) -> Any:  # noqa: ANN401  # any JSON value, as its callers know
+    """`value` as dicts, lists, strings, numbers; bytes become hex text, mapping keys become text."""
+    match value:
+        case bytes():
+            return value.hex()
+        case enum.Enum():
+            return value.value
+        case None | bool() | int() | float() | str():
+            return value
+        case Mapping():
+            return {_key_text(key): to_builtins(item) for key, item in value.items()}
+        case list() | tuple():
+            return [to_builtins(item) for item in value]
+        case _:
+            names = value.__dataclass_fields__  # type: ignore[attr-defined]  # all other model values are dataclasses
+            return {name: to_builtins(getattr(value, name)) for name in names}
+
+
+def _key_text(key: object) -> str:
+    return key.key if isinstance(key, HookPoint) else str(key)
+
+
+def encode_json(value: object) -> bytes:
+    """Canonical JSON: sorted keys, no spaces, UTF-8; equal values give equal bytes."""
+    return msgspec.json.encode(to_builtins(value), order="sorted")
+
+
+def digest_of(value: object) -> str:
+    """sha256 hex over `encode_json(value)`."""
+    return hashlib.sha256(encode_json(value)).hexdigest()
+
+
+def content_digest(entries: tuple[tuple[bytes, bytes], ...]) -> str:
+    """sha256 hex over the sorted entries of a map, each length-prefixed: equal content, equal digest."""
+    hasher = hashlib.sha256()
+    for key, value in sorted(entries):
+        for part in (key, value):
+            hasher.update(len(part).to_bytes(4, "little"))
+            hasher.update(part)
+    return hasher.hexdigest()

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Packages: what `package.yaml` says, and a package whose every check passed."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from reconciler.model._desired import HookKind, Json, PackageRef
+
+
+class MapRole(enum.StrEnum):
+    """What a map is for; decides what happens to it when a generation is replaced (reference: docs/packages.md)."""
+
+    CONFIG = "config"
+    STATE = "state"
+    STATS = "stats"
+    NEXT = "next"
+
+
+STATS_COUNTERS = ("seen", "passed", "dropped", "redirected", "aborted", "broken")
+"""Indexes of every `stats` map, in order; each value is {u64 packets, u64 bytes} per CPU."""
+
+XDP_VERDICTS: Mapping[str, int] = {"aborted": 0, "drop": 1, "pass": 2, "tx": 3, "redirect": 4}
+"""enum xdp_action (include/uapi/linux/bpf.h)."""
+
+TC_VERDICTS: Mapping[str, int] = {
+    "next": -1,
+    "ok": 0,
+    "reclassify": 1,
+    "shot": 2,
+    "pipe": 3,
+    "stolen": 4,
+    "queued": 5,
+    "repeat": 6,
+    "redirect": 7,
+    "trap": 8,
+}
+"""TC_ACT_* (include/uapi/linux/pkt_cls.h); -1 is TCX_NEXT and TC_ACT_UNSPEC."""
+
+TC_ALIASES: Mapping[str, str] = {"pass": "ok", "drop": "shot", "unspec": "next"}
+"""Spellings accepted on tc, so that one manifest style fits both hooks."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProgramSpec:
+    """One program of a package.
+
+    Attributes:
+        name: function symbol in the object.
+        type: "xdp" or "tc".
+        object: file name of the object in the archive.
+        hooks: hook kinds on which it may be used.
+        proceed_on: the verdicts after which it goes on by default.
+        contract: whether it honours the globals chain_proceed, chain_last, chain_end, chain_broken and has `next`.
+    """
+
+    name: str
+    type: Literal["xdp", "tc"]
+    object: str
+    hooks: tuple[HookKind, ...]
+    proceed_on: tuple[str, ...]
+    contract: bool = True
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MapSpec:
+    """One map of a package.
+
+    Attributes:
+        state_version: raised by the author when the meaning (not the layout) of a state map changes.
+        key_format: hint for `elf.encode` ("cidr", "port-be", ...), or None to infer from BTF.
+        value_format: likewise.
+        meaning: what entries mean for a reviewer, e.g. "deny"; free of effect here.
+    """
+
+    name: str
+    role: MapRole
+    state_version: int = 1
+    key_format: str | None = None
+    value_format: str | None = None
+    meaning: str | None = None
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParamSpec:
+    """One parameter: a `const volatile` global of the object.
+
+    Attributes:
+        format: hint for `elf.encode`, or None.
+        default: None means that the object's own initial value stands.
+        weakens: which direction lets more packets through, None when neither.
+    """
+
+    name: str
+    description: str
+    unit: str | None = None
+    format: str | None = None
+    default: Json = None
+    minimum: int | None = None
+    maximum: int | None = None
+    weakens: Literal["higher", "lower"] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackageManifest:
+    """`package.yaml`."""
+
+    name: str
+    version: str
+    license: str
+    programs: tuple[ProgramSpec, ...]
+    maps: tuple[MapSpec, ...] = ()
+    params: tuple[ParamSpec, ...] = ()
+    features: tuple[str, ...] = ()
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Signer:
+    """Who signed, as verified.
+
+    Attributes:
+        name: the policy entry that matched.
+        identity: certificate identity, key fingerprint ("SHA256:...") or principal.
+        issuer: OIDC issuer for certificates, "key" for keys, "ssh" for commits.
+        not_after: the end of the validity that applies (RFC 3339), if any.
+    """
+
+    name: str
+    identity: str
+    issuer: str
+    not_after: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Package:
+    """A package whose digest, signature, archive and objects were checked; objects may reach libbpf.
+
+    Attributes:
+        objects: file name in the archive to the object's bytes.
+        revoked: why what already runs may stay but nothing new may start, None normally.
+    """
+
+    ref: PackageRef
+    manifest: PackageManifest
+    objects: Mapping[str, bytes]
+    signer: Signer
+    revoked: str | None = None
