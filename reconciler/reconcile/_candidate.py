@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From an advertised commit to something that may run here, or to a refusal that names the commit.
 
-Order: fetch → ancestry against the watermark → every new commit's signature → checkout → manifests for this host →
+Order: ancestry against the watermark → every new commit's signature → checkout → manifests for this host →
 quarantine → packages. Nothing is adopted before all of it held; a refusal changes nothing but the record of it.
 """
 
@@ -59,15 +59,13 @@ def state_digest(desired: DesiredState) -> str:
 
 
 def judge(parts: Parts, head: str, record: SourceRecord, control: ControlRecord, notes: Notes) -> Wanted:
-    """The advertised commit as something that may run here.
+    """The advertised commit, which the local repository holds, as something that may run here.
 
     Raises:
         ReconcilerError: why it may not; `exit_code` and `reason` say of which kind.
     """
     watermark = record.applied.id if record.applied else None
     accepted = control.acceptance is not None and control.acceptance.commit == head
-    if watermark != head:
-        parts.source.fetch(head)
     base = _base(parts, head, watermark, accepted=accepted)
     signer = _verify_commits(parts, base, head, notes)
     wanted = read_commit(parts, head, signer, record, fresh=True)
@@ -109,7 +107,7 @@ def _verify_commits(parts: Parts, base: str | None, head: str, notes: Notes) -> 
     """Every commit after `base`, and the head in any case; returns who signed the head."""
     config = parts.config.trust.commits
     if config.unsafe_allow_unsigned:
-        notes.warnings.append("unsafe: commits are accepted whoever made them (trust.commits.unsafeAllowUnsigned)")
+        notes.warn("unsafe: commits are accepted whoever made them (trust.commits.unsafeAllowUnsigned)")
         return ""
     commits = parts.source.new_commits(base, head) if base is not None else (head,)
     signer = ""
@@ -133,15 +131,7 @@ def read_commit(parts: Parts, commit: str, signer: str, record: SourceRecord, *,
         TrustError, PackageError, RepositoryError: a package is not.
     """
     checkout = parts.source.checkout(commit)
-    applied = record.applied.id if record.applied else None
-    before = None if applied is None else checkout if applied == commit else parts.source.checkout(applied)
-    desired = manifest.parse(
-        checkout.files,
-        host=parts.facts,
-        problems=checkout.problems,
-        previous=before.files if before else None,
-        previous_problems=before.problems if before else (),
-    )
+    desired = _parse(parts, checkout, _previous(parts, checkout, record))
     expected = parts.config.source.repository
     if expected is not None and desired.repository != expected:
         raise GuardrailError(
@@ -161,6 +151,27 @@ def read_commit(parts: Parts, commit: str, signer: str, record: SourceRecord, *,
     )
 
 
+def _previous(parts: Parts, checkout: Checkout, record: SourceRecord) -> Checkout | None:
+    """The commit that this host applied last, which decides about files that do not select it; None at first."""
+    if record.applied is None:
+        return None
+    if record.applied.id == checkout.commit:
+        return checkout
+    with suppress(SourceError):  # an accepted history may come without what was applied before
+        return parts.source.checkout(record.applied.id)
+    return None
+
+
+def _parse(parts: Parts, checkout: Checkout, previous: Checkout | None) -> DesiredState:
+    return manifest.parse(
+        checkout.files,
+        host=parts.facts,
+        problems=checkout.problems,
+        previous=previous.files if previous else None,
+        previous_problems=previous.problems if previous else (),
+    )
+
+
 def _packages(
     parts: Parts, checkout: Checkout, desired: DesiredState, record: SourceRecord, *, fresh: bool
 ) -> dict[str, Package]:
@@ -177,13 +188,7 @@ def _running(parts: Parts, record: SourceRecord) -> frozenset[str]:
         return frozenset()
     checkout = parts.source.checkout(record.applied.id)
     try:
-        desired = manifest.parse(
-            checkout.files,
-            host=parts.facts,
-            problems=checkout.problems,
-            previous=checkout.files,
-            previous_problems=checkout.problems,
-        )
+        desired = _parse(parts, checkout, checkout)
     except ManifestError:
         return frozenset()
     return frozenset(ref.digest for ref in package_refs(desired))
@@ -213,13 +218,10 @@ def last_good(parts: Parts, record: SourceRecord, notes: Notes) -> Wanted | None
     if record.applied is None:
         return None
     wanted = read_commit(parts, record.applied.id, record.applied.signer, record, fresh=False)
-    config = parts.config.trust.commits
-    if config.unsafe_allow_unsigned:
-        return wanted
     try:
         _verify_commits(parts, None, record.applied.id, notes)
-    except TrustError as error:
-        notes.findings.append(finding(error, f"what runs stays, but: {error}"))
+    except (TrustError, ConfigError) as error:
+        notes.find(finding(error, f"what runs stays, but: {error}"))
     return wanted
 
 

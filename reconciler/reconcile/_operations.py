@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from reconciler import apply, plan
-from reconciler.errors import GuardrailError, ReconcilerError, StateError, StateVersionError
+from reconciler.errors import GuardrailError, ReconcilerError, StateError, StateVersionError, SuspendedError
 from reconciler.kernel import Scope
 from reconciler.model import Acceptance, ControlRecord, Inventory, Outcome, Plan, Suspension
 from reconciler.reconcile._parts import Request
@@ -26,8 +26,12 @@ def accept(parts: Parts, commit: str, *, reason: str, by: str) -> PassResult:
 
     Raises:
         GuardrailError: `commit` is not what the source advertises.
+        SuspendedError: no new commits are taken at all, or everything was taken off by a teardown.
         SourceError: the source cannot be asked.
     """
+    control = _control(parts)
+    if control.torn_down or _suspended(control, parts):
+        raise SuspendedError("no commits are taken on this host now; `reconciler resume` first")
     head = parts.source.resolve()
     if head != commit:
         raise GuardrailError(
@@ -35,7 +39,7 @@ def accept(parts: Parts, commit: str, *, reason: str, by: str) -> PassResult:
             reason="NotAdvertised",
         )
     acceptance = Acceptance(commit=commit, reason=reason, by=by, at=_now(parts))
-    parts.state.save_control(replace(_control(parts), acceptance=acceptance))
+    parts.state.save_control(replace(control, acceptance=acceptance))
     _record(parts, "accepted", commit=commit, reason=reason, by=by)
     return Pass(parts, Request(poll=True)).run()
 
@@ -103,6 +107,11 @@ def _control(parts: Parts) -> ControlRecord:
         raise
     except StateError:
         return ControlRecord()
+
+
+def _suspended(control: ControlRecord, parts: Parts) -> bool:
+    suspension = control.suspension
+    return suspension is not None and datetime.fromisoformat(suspension.until) > parts.clock.now()
 
 
 def _record(parts: Parts, kind: str, **fields: object) -> None:

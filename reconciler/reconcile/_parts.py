@@ -127,6 +127,16 @@ class Notes:
     transient: bool = False
     retry_now: bool = False
 
+    def warn(self, text: str) -> None:
+        """A warning, once."""
+        if text not in self.warnings:
+            self.warnings.append(text)
+
+    def find(self, finding: Finding) -> None:
+        """A finding, once."""
+        if finding not in self.findings:
+            self.findings.append(finding)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recovered:

@@ -73,6 +73,7 @@ class Pass:
         self.outcome: Outcome | None = None
         self.wanted: Wanted | None = None
         self.source_answered = False
+        self.recovered = False
 
     def run(self) -> PassResult:
         """The whole pass; never raises a ReconcilerError."""
@@ -87,6 +88,9 @@ class Pass:
         self.control = state.control()
         self.record = self._load_source()
         inventory = self._recover()
+        self.recovered = True
+        if self.parts.unsafe_first_use:
+            self.notes.warnings.append("unsafe: a first head is taken whatever it is (--unsafe-trust-first-use)")
         if self.control.torn_down:
             self.notes.findings.append(
                 Finding(
@@ -171,19 +175,28 @@ class Pass:
                 return fresh
         elif suspension is not None:
             self._found(SuspendedError(f"new commits are suspended until {suspension.until}: {suspension.reason}"))
+            self._remember_refusal()
         else:
-            self._remember_source()
-        if suspension is None:
-            self._check_stale()
+            self._remember_failure()
+            self._remember_refusal()
         return last_good(self.parts, self.record, self.notes)
 
-    def _remember_source(self) -> None:
-        """A pass that does not poll: what the last poll found still holds."""
-        refusal, failure = self.record.refusal, self.record.failure
-        if failure is not None:
+    def _remember_failure(self) -> None:
+        """What the last poll found of the source still holds; one that is silent for too long is stale instead."""
+        failure, contact = self.record.failure, self.record.contact
+        limit = self.parts.config.source.stale_after
+        if contact is not None and self.parts.clock.now() - datetime.fromisoformat(contact) > timedelta(seconds=limit):
+            why = f" ({failure.message})" if failure else ""
+            message = f"the source last answered at {contact}, expected at least every {limit:g} s{why}"
+            self.notes.findings.append(finding(StaleSourceError(message)))
+        elif failure is not None:
             self.notes.findings.append(
                 Finding(reason=failure.reason, message=failure.message, exit_code=failure.exit_code)
             )
+
+    def _remember_refusal(self) -> None:
+        """A commit that was refused stays refused until the source offers another one."""
+        refusal = self.record.refusal
         if refusal is not None:
             self.notes.findings.append(
                 Finding(reason=refusal.reason, message=refusal.message, exit_code=refusal.exit_code)
@@ -204,15 +217,9 @@ class Pass:
         parts = self.parts
         try:
             head = parts.source.resolve()
+            parts.source.fetch(head)
         except SourceError as error:
-            self._found(error)
-            failure = SourceFailure(
-                reason=error.reason,
-                message=clean(str(error), 1000),
-                at=self._now(),
-                exit_code=int(error.exit_code),
-            )
-            self.record = replace(self.record, failure=failure)
+            self._source_failed(error)
             return None
         self.source_answered = True
         context = context_digest(parts)
@@ -225,16 +232,14 @@ class Pass:
             if applied is not None and applied.id == head and self.record.refusal is None:
                 return None
             if self.record.refusal is not None and self._settled_refusal(self.record.refusal):
-                refusal = self.record.refusal
-                self.notes.findings.append(
-                    Finding(reason=refusal.reason, message=refusal.message, exit_code=refusal.exit_code)
-                )
+                self._remember_refusal()
                 return None
         self.record = replace(self.record, seen=head, context=context)
         try:
             wanted = judge(parts, head, self.record, self.control, self.notes)
         except SourceError as error:
-            self._found(error)
+            self.record = replace(self.record, context="")  # not judged yet
+            self._source_failed(error)
             return None
         except ReconcilerError as error:
             self._refuse(head, error)
@@ -246,14 +251,15 @@ class Pass:
         """Whether judging the same commit again would end the same way (nothing temporary was the reason)."""
         return refusal.commit == self.record.seen and refusal.final
 
-    def _check_stale(self) -> None:
-        contact = self.record.contact
-        limit = self.parts.config.source.stale_after
-        if contact is None or self.source_answered:
-            return
-        last = datetime.fromisoformat(contact)
-        if self.parts.clock.now() - last > timedelta(seconds=limit):
-            self._found(StaleSourceError(f"the source last answered at {contact}; expected at least every {limit:g} s"))
+    def _source_failed(self, error: SourceError) -> None:
+        """The source or its local copy cannot be read; what was applied last goes on."""
+        self._schedule(error)
+        failure = SourceFailure(
+            reason=error.reason, message=clean(str(error), 1000), at=self._now(), exit_code=int(error.exit_code)
+        )
+        self.record = replace(self.record, failure=failure)
+        self._remember_failure()
+        self._remember_refusal()
 
     def _refuse(self, commit: str, error: ReconcilerError) -> None:
         self._found(error)
@@ -452,8 +458,10 @@ class Pass:
     # --- the end -----------------------------------------------------------------------------------------
 
     def _finish(self) -> PassResult:
-        if not self.request.dry_run:
+        # What could not be read is not replaced: a record that was lost, damaged or is newer stays the evidence of it.
+        if self.recovered and not self.request.dry_run:
             try:
+                self._spend_acceptance()
                 self.parts.state.save_source(self.record)
             except StateError as error:
                 self._found(error)
@@ -549,12 +557,27 @@ class Pass:
             found.append(Finding(reason=reason, message=f"{item.where}: {item.message}", exit_code=ExitCode.CHANGES))
         return found
 
+    def _spend_acceptance(self) -> None:
+        """An acceptance is for one pass that asked the source, however that ended."""
+        if self.control.acceptance is not None and self.source_answered:
+            self.control = replace(self.control, acceptance=None)
+            self._save_control()
+
     # --- small things ------------------------------------------------------------------------------------
 
     def _found(self, error: ReconcilerError) -> None:
         self.notes.findings.append(finding(error))
-        if error.disposition is Disposition.BACKOFF:
-            self.notes.transient = True
+        self._schedule(error)
+
+    def _schedule(self, error: ReconcilerError) -> None:
+        """When to try again is decided by the disposition alone."""
+        match error.disposition:
+            case Disposition.RETRY:
+                self.notes.retry_now = True
+            case Disposition.BACKOFF:
+                self.notes.transient = True
+            case Disposition.STALLED:
+                pass
 
     def _now(self) -> str:
         return self.parts.clock.now().isoformat(timespec="seconds")
