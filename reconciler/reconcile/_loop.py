@@ -72,10 +72,9 @@ class Schedule:
             self.next_poll = now + max(1.0, self.random.uniform(0, pause))
             return
         self.failures = 0
-        spread = self.random.uniform(-JITTER, JITTER) * self.interval
-        first = self._phase or self.interval
+        pause = self._phase or self.interval
         self._phase = 0.0
-        self.next_poll = now + max(1.0, first + spread)
+        self.next_poll = now + max(1.0, pause * (1 + self.random.uniform(-JITTER, JITTER)))
 
     def wait(self, now: float) -> float:
         return max(min(self.next_poll, self.next_drift) - now, 0.0)
