@@ -52,7 +52,7 @@ spec:
     auth: {{sshKeyFile: {key}, knownHostsFile: {known_hosts}}}
     repository: policy
     minimumCommit: {commit}
-    interval: 10m
+    interval: 24h
     driftInterval: {drift}s
     confirmTimeout: 4s
     timeout: 10s
@@ -200,11 +200,11 @@ class Story:
         self.agent = self.world.start(self.world.edge, *command, log=log)
         print(paint("$ reconciler run &", "1"), flush=True)
         self.wait_for(lambda: '"event": "pass"' in log.read_text(), "the agent's first pass")
-        self.commit("edge: 15 connections per second", rate=15)
         with (
             self.world.traffic(self.world.edge, "sink", EDGE_ADDRESS, str(SINK_PORT)) as arrived,
             self.world.traffic(self.world.world, "flood", BLOCKED_ADDRESS, EDGE_ADDRESS, str(SINK_PORT)) as sent,
         ):
+            self.commit("edge: 15 connections per second", rate=15)
             self.reconciler("apply")
             time.sleep(0.2)
         print(f"   packets that the denied address sent meanwhile: {paint(sent[0], '1')}")
