@@ -66,6 +66,8 @@ def verify_certificate(bundle: Bundle, root: bytes, *, digest: bytes, now: datet
         Verifier(trusted_root=trusted).verify_artifact(hashed, parsed, _AnyIdentity())
     except Error as error:
         raise SignatureError(f"not valid under the trusted root: {error}") from error
+    for stamp in bundle.timestamps:
+        _stamp_time(stamp, bundle.signature, trusted)  # sigstore is content with one good one among bad ones
     return _certified(parsed.signing_certificate)
 
 
