@@ -171,7 +171,7 @@ def _notes(config: Config | None) -> Iterator[Finding]:
 def _kernel(config: Config | None) -> Iterator[Finding]:
     yield _bpffs(config)
     if os.geteuid() != 0:
-        yield Finding(name="kernel features", state="missing", detail="not probed", hint="run `sudo reconciler check`")
+        yield Finding(name="kernel features", state="note", detail="not probed", hint="run `sudo reconciler check`")
         return
     from reconciler.kernel.linux import LinuxKernel  # noqa: PLC0415  # only root gets this far
 

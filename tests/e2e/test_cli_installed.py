@@ -86,6 +86,26 @@ def test_a_namespace_that_does_not_exist() -> None:
     assert "ip netns" in ran.stderr
 
 
+def test_what_init_prints_works_as_it_is(tmp_path: Path) -> None:
+    made = run("init", tmp_path / support.unique("policy"), "-o", "json")
+    assert made.returncode == 0, made.stderr
+    told = json.loads(made.stdout)
+    with support.netns() as space:
+        # nsenter keeps bpffs in sight; what the commands make goes with the namespace.
+        inside = ["nsenter", f"--net=/run/netns/{space.name}", "sh", "-c"]
+        codes = [subprocess.run([*inside, command], check=False, timeout=120).returncode for command in told["next"]]
+        command = [*inside, f"{COMMAND} -c {told['config']} "]
+        try:
+            assert codes == [0, 2, 0]
+            shown = subprocess.run([*command[:-1], command[-1] + "-o json observe"], capture_output=True, check=True)
+            (found,) = json.loads(shown.stdout)["attachments"]
+            assert (found["interface"], found["program"], found["whose"]) == ("rc-demo0", "ratelimit", "owned")
+        finally:
+            ended = subprocess.run([*command[:-1], command[-1] + "teardown --yes"], check=False, timeout=120)
+        assert ended.returncode == 0
+        assert not [path for path in Path("/sys/fs/bpf").iterdir() if Path(told["repository"]).name in path.name]
+
+
 @pytest.mark.slow
 def test_the_demo_works_and_leaves_nothing() -> None:
     done = subprocess.run(
