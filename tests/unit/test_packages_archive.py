@@ -139,6 +139,14 @@ def test_a_folder_without_its_object_or_manifest_is_no_package(tmp_path: Path) -
         build_folder(folder)
 
 
+def test_a_file_that_no_reader_would_take_is_not_built(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "demo")
+    with (folder / OBJECT).open("wb") as file:
+        file.truncate(1 << 30)
+    with pytest.raises(PackageError, match="at most"):
+        build_folder(folder)
+
+
 # --- opening -----------------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from reconciler import packages, trust
-from reconciler.config import Revoked, Trust
+from reconciler.config import IdentityRule, Revoked, Trust
 from reconciler.errors import (
     DigestError,
     IdentityError,
@@ -21,6 +22,7 @@ from reconciler.errors import (
     SignatureError,
 )
 from reconciler.packages import Cache, Store
+from tests.private_sigstore import IDENTITY, ISSUER, PrivateSigstore
 from tests.signed_packages import OBJECT, Key, Signed, manifest_bytes, object_bytes
 
 if TYPE_CHECKING:
@@ -215,6 +217,20 @@ def test_a_refusal_goes_before_what_is_merely_unavailable(host: Host, key: Key) 
         )
 
 
+def test_a_commit_without_the_bundle_is_a_refusal_that_names_the_package(host: Host, demo: Signed) -> None:
+    name = packages.archive_name(demo.ref())
+    repository = packages.GitRepository(lambda path, limit: demo.archive if path == f"packages/{name}" else None)
+    with pytest.raises(SignatureError, match="package demo 1.0.0 of repository git"):  # noqa: RUF043 - dots match dots
+        host.cache.ensure(
+            [demo.ref()],
+            repositories={"git": repository},
+            trust=host.trust,
+            running=frozenset(),
+            policy_id="1",
+            now=NOW,
+        )
+
+
 # --- what is remembered ------------------------------------------------------------------------------------
 
 
@@ -311,6 +327,20 @@ def test_what_runs_is_kept_and_marked(host: Host, demo: Signed, key: Key, what: 
     assert package.objects == {OBJECT: object_bytes()}
     host.fails(RevokedError, demo.ref())
     assert host.ensure(demo.ref(), running=frozenset({digest}))[digest].revoked == package.revoked
+
+
+def test_a_keyless_package_is_taken_and_its_identity_can_be_revoked(host: Host, demo: Signed) -> None:
+    sigstore = PrivateSigstore()
+    bundle = json.dumps(sigstore.bundle(demo.archive)).encode()
+    host.repository.add(replace(demo, bundle=bundle))
+    rule = IdentityRule(name="ci", packages=("demo",), identity=IDENTITY, issuer=ISSUER, root="private")
+    allowed = Trust(signers=(rule,), roots={"private": sigstore.root()})
+    host.trust = allowed
+    digest = demo.ref().digest
+    assert host.ensure(demo.ref())[digest].signer.identity == IDENTITY
+    host.trust = replace(allowed, revoked=Revoked(identities=frozenset({IDENTITY})))
+    host.fails(RevokedError, demo.ref(), words="identity")
+    assert "identity" in str(host.ensure(demo.ref(), running=frozenset({digest}))[digest].revoked)
 
 
 @pytest.mark.parametrize("what", ["digests", "keys"])

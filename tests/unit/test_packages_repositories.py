@@ -209,6 +209,11 @@ def test_a_server_that_says_nothing_ends_at_the_deadline(server: servers.HttpsSe
     fails(over_https(server, seconds=0.5), "within 0.5 s")
 
 
+def test_a_deadline_that_has_passed_asks_nothing(server: servers.HttpsServer) -> None:
+    fails(over_https(server, seconds=0.0), "within 0 s")
+    assert not server.requests
+
+
 def drip(prefix: bytes) -> Callable[[servers.Handler], bool]:
     """Send `prefix`, then one byte every 50 ms until the client goes away."""
 

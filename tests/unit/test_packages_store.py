@@ -108,3 +108,11 @@ def test_a_disk_that_does_not_take_it_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StateError, match="cannot keep"):
         Store(tmp_path / "file" / "packages").put(DIGEST, ARCHIVE, BUNDLE, SIGNER)
+
+
+def test_what_cannot_be_removed_is_said(store: Store) -> None:
+    path = path_of(store, ".json")
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(StateError, match="cannot tidy"):
+        store.prune(frozenset())

@@ -280,6 +280,20 @@ def test_a_stamp_while_the_root_knows_no_authority_is_refused(sigstore: PrivateS
     refused(sigstore, made, root=sigstore.root(timestampAuthorities=[]))
 
 
+def test_an_authority_without_its_root_stamps_nothing(sigstore: PrivateSigstore) -> None:
+    authorities = json.loads(sigstore.root())["timestampAuthorities"]
+    del authorities[0]["certChain"]["certificates"][1]
+    key = new_key()
+    made = sigstore.key_bundle(ARTIFACT, key, stamped=SIGNED_AT)
+    refused(sigstore, made, key_rule(key), root=sigstore.root(timestampAuthorities=authorities))
+
+
+def test_material_without_a_window_is_always_valid(sigstore: PrivateSigstore) -> None:
+    logs = json.loads(sigstore.root())["tlogs"]
+    del logs[0]["publicKey"]["validFor"]
+    assert verify(sigstore, sigstore.bundle(ARTIFACT), root=sigstore.root(tlogs=logs)).name == "ci"
+
+
 def test_a_stamp_that_is_no_stamp_is_refused(sigstore: PrivateSigstore) -> None:
     for junk in (b"", b"junk", der(0x30), der(0x30, der(0x30, der(0x02, b"\0")))):
         made = sigstore.bundle(ARTIFACT, stamped=SIGNED_AT + MINUTE)
