@@ -120,8 +120,9 @@ class State:
         """Append one record and force it to disk: what it names may exist from now on."""
         try:
             if self._journal is None:
-                flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+                flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
                 self._journal = os.open(self.directory / "journal", flags, 0o600)
+                _end_line(self._journal)
             _write_all(self._journal, encode_json({"boot": boot_id, "event": event, **fields}) + b"\n")
             os.fsync(self._journal)
         except OSError as error:
@@ -240,7 +241,17 @@ def recover(inventory: Inventory, records: tuple[dict[str, Any], ...]) -> Invent
     """The inventory after a crash: what was saved, and what the journal says may exist since then.
 
     Records of another boot say nothing: that kernel is gone. Candidates that do not exist are dropped by the next plan.
+
+    Raises:
+        StateError: a whole record is not what this program writes.
     """
+    try:
+        return _replay(inventory, records)
+    except (KeyError, msgspec.ValidationError) as error:
+        raise StateError(f"journal: damaged ({error}); run `reconciler accept`") from error
+
+
+def _replay(inventory: Inventory, records: tuple[dict[str, Any], ...]) -> Inventory:
     generations = {generation.name: generation for generation in inventory.generations}
     attachments = {owned.point: owned for owned in inventory.attachments}
     for record in records:
@@ -294,6 +305,13 @@ def _write_all(fd: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
+
+
+def _end_line(fd: int) -> None:
+    """What a crash tore stays a line of its own, so that it swallows no record that follows."""
+    size = os.fstat(fd).st_size
+    if size and os.pread(fd, 1, size - 1) != b"\n":
+        _write_all(fd, b"\n")
 
 
 def _sync_directory(directory: Path) -> None:

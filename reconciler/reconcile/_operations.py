@@ -66,9 +66,8 @@ def teardown(parts: Parts, *, by: str) -> tuple[Plan, Outcome]:
         KernelError: the kernel cannot be read.
         StateVersionError: a newer agent wrote the state.
     """
-    control = _control(parts)
+    control, inventory = _control(parts), _inventory(parts)
     parts.state.save_control(replace(control, torn_down=True, suspension=None, confirmed=None))
-    inventory = _inventory(parts)
     scope = Scope(namespaces=tuple(sorted({"host"} | {owned.point.netns for owned in inventory.attachments})))
     snapshot = parts.kernel.snapshot(scope)
     made = plan.make_teardown(snapshot, inventory, parts.config.guardrail, parts.config.secure)
@@ -86,17 +85,17 @@ class _NoChecks:
 
 
 def _inventory(parts: Parts) -> Inventory:
+    """What is ours as far as the records tell; the pins tell the rest."""
     boot = parts.kernel.boot_id()
-    saved: Inventory | None = None
+    empty = saved = Inventory(boot_id=boot)
     try:
-        saved = parts.state.inventory()
+        saved = parts.state.inventory() or empty
+        saved = saved if saved.boot_id == boot else empty
+        return recover(saved, parts.state.journal_records())
     except StateVersionError:
         raise
     except StateError:
-        saved = None
-    if saved is None or saved.boot_id != boot:
-        saved = Inventory(boot_id=boot)
-    return recover(saved, parts.state.journal_records())
+        return saved
 
 
 def _control(parts: Parts) -> ControlRecord:

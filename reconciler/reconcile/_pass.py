@@ -130,28 +130,26 @@ class Pass:
         """
         state, boot = self.parts.state, self.parts.kernel.boot_id()
         empty = Inventory(boot_id=boot)
-        records = state.journal_records()
-        self._restore_grace(records, boot)
+        accepted = self.control.acceptance is not None
         damage = ""
-        saved: Inventory | None = None
         try:
+            records = state.journal_records()
+            self._restore_grace(records, boot)
             saved = state.inventory()
+            begun = any(entry.get("event") == "begin" and entry.get("boot") == boot for entry in records)
+            if saved is not None and saved.boot_id == boot:
+                if saved.empty or state.has_source or accepted:
+                    return recover(saved, records)
+                damage = "source.json is gone: nobody knows which commit was applied"
+            elif begun and state.has_source:
+                return recover(empty, records)
         except StateVersionError:
             raise
         except StateError as error:
             damage = str(error)
-        if saved is not None and saved.boot_id == boot:
-            if saved.empty or state.has_source or self.control.acceptance is not None:
-                return recover(saved, records)
-            damage = "source.json is gone: nobody knows which commit was applied"
-        begun = any(entry.get("event") == "begin" and entry.get("boot") == boot for entry in records)
-        if not damage and begun and state.has_source:
-            return recover(empty, records)
         pins = self.parts.kernel.snapshot(Scope(namespaces=())).pins
-        if not pins:
+        if accepted or not pins:
             return empty
-        if self.control.acceptance is not None:
-            return recover(empty, records)
         raise TamperError(
             f"expected records of the {len(pins)} objects that are pinned as ours, got none"
             f"{f' ({damage})' if damage else ''}; nothing is attached, detached or evicted until "

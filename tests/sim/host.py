@@ -148,7 +148,9 @@ class Origin:
 
     def commit(self, *documents: Any, key: str | None = "alice", **more: Any) -> str:
         """A commit with these chains on main; `files` replaces what they make."""
-        files: Any = more.pop("files", None) or tree(*documents, signed=more.pop("signed", None))
+        files: Any = more.pop("files", None)
+        if files is None:
+            files = tree(*documents, signed=more.pop("signed", None))
         return self.repository.commit(files, key=None if key is None else keys()[key], **more)
 
     def push(self, commit: str) -> None:

@@ -1,0 +1,427 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a host remembers, and what happens when it is lost, damaged, newer, torn, or when the process dies."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+
+from reconciler import reconcile, state
+from reconciler.config import CommitTrust, Guardrail, SecureMode
+from reconciler.errors import KernelError, LockedError, StateVersionError
+from reconciler.model import HookKind
+from reconciler.state import open_state
+from tests.sim.host import Host, chain, member, orphans, tree
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+RECORDS = ("inventory.json", "source.json", "control.json")
+
+
+def both() -> object:
+    """A chain of two members on both interfaces."""
+    hook = {"type": "xdp", "interfaces": ["eth*"]}
+    return chain("edge", member(params={"rate": 9}), member("firewall", program="firewall_xdp"), hook=hook)
+
+
+# --- lost, damaged, newer ----------------------------------------------------------------------------------
+
+
+def lose(host: Host, name: str) -> None:
+    host.close()
+    host.file(name).unlink()
+
+
+def damage(host: Host, name: str) -> None:
+    host.close()
+    host.file(name).write_bytes(b'{"version": 1, "boot_id": [')
+
+
+@pytest.mark.parametrize("deed", [lose, damage])
+@pytest.mark.parametrize("name", ["inventory.json", "source.json"])
+def test_lost_state_is_tampering_until_a_commit_is_accepted(
+    edge: Host, deed: Callable[[Host, str], None], name: str
+) -> None:
+    edge.secure(SecureMode.ENFORCE)
+    edge.kernel.attach_foreign_tcx(edge.kernel.point("eth0", HookKind.TC_INGRESS))
+    head = edge.origin.commit(both())
+    before = edge.fingerprint()
+    deed(edge, name)
+    for request in ({}, {"poll": False}, {"dry_run": True}, {}):
+        edge.restart()
+        result = edge.apply(**request)
+        assert (result.status.reason, result.status.exit_code) == ("StateLost", 4), request
+        assert edge.fingerprint() == before
+    result = edge.accept(head)
+    assert result.status.reason == "Applied"
+    assert edge.runs() == ["ratelimit", "firewall"]
+    assert edge.applied == head
+    assert edge.apply().status.exit_code == 0
+    assert orphans(edge) == []
+    assert edge.kernel.violations == []
+    edge.restart()
+    assert edge.apply().status.exit_code == 0
+
+
+def test_all_state_lost_after_a_reboot_starts_at_the_minimum(edge: Host) -> None:
+    edge.reboot()
+    for path in edge.directory.glob("*.json"):
+        path.unlink()
+    assert edge.apply().status.reason == "Applied"
+    assert edge.runs() == ["ratelimit"]
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_state_of_a_newer_agent_is_refused_and_kept(edge: Host, name: str) -> None:
+    reconcile.resume(edge.parts(), by="test")
+    edge.close()
+    newer = json.loads(edge.file(name).read_bytes()) | {"version": 99, "more": {"of": "it"}}
+    edge.file(name).write_text(json.dumps(newer))
+    files = {each: edge.file(each).read_bytes() for each in RECORDS}
+    edge.origin.commit(both())
+    before = edge.fingerprint()
+    for request in ({}, {"poll": False}, {"dry_run": True}):
+        result = edge.apply(**request)
+        assert (result.status.reason, result.status.exit_code) == ("StateTooNew", 1)
+        assert edge.fingerprint() == before
+        assert {each: edge.file(each).read_bytes() for each in RECORDS} == files
+    if name != "source.json":  # a teardown asks for no commit
+        with pytest.raises(StateVersionError):
+            reconcile.teardown(edge.parts(), by="test")
+        assert edge.fingerprint() == before
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_state_of_an_older_agent_is_read(edge: Host, name: str) -> None:
+    reconcile.resume(edge.parts(), by="test")
+    edge.close()
+    older = json.loads(edge.file(name).read_bytes()) | {"version": 0}
+    for field in ("failure", "bpffs_id", "confirmed"):
+        older.pop(field, None)
+    edge.file(name).write_text(json.dumps(older))
+    assert edge.apply().status.reason == "InSync"
+
+
+def test_damaged_decisions_of_operators_change_nothing_and_are_replaced_by_the_next(edge: Host) -> None:
+    edge.close()
+    edge.file("control.json").write_bytes(b"{")
+    watermark = edge.file("source.json").read_bytes()
+    edge.detach()
+    before = edge.fingerprint()
+    result = edge.apply()
+    assert result.status.exit_code == 1
+    assert "control.json" in result.status.message
+    assert edge.fingerprint() == before
+    assert edge.file("source.json").read_bytes() == watermark
+    reconcile.resume(edge.parts(), by="test")
+    assert edge.apply().status.exit_code == 0
+    assert edge.runs() == ["ratelimit"]
+
+
+def test_an_inventory_of_another_boot_is_no_inventory(edge: Host) -> None:
+    saved = edge.file("inventory.json").read_bytes()
+    edge.reboot()
+    assert edge.apply().status.reason == "Applied"
+    edge.close()
+    edge.file("inventory.json").write_bytes(saved)
+    assert edge.apply().status.reason == "StateLost"
+
+
+# --- a disk that takes nothing -----------------------------------------------------------------------------
+
+
+def test_a_full_disk_is_an_error_and_touches_nothing(edge: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    edge.origin.commit(both())
+    edge.parts()
+    before, files = edge.fingerprint(), {each: edge.file(each).read_bytes() for each in RECORDS[:2]}
+
+    def full(fd: int, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("reconciler.state._write_all", full)
+        result = edge.apply()
+        assert (result.status.reason, result.status.exit_code) == ("StateUnavailable", 1)
+        assert edge.fingerprint() == before
+        assert {each: edge.file(each).read_bytes() for each in RECORDS[:2]} == files
+    assert edge.apply().status.reason == "Applied"
+
+
+@pytest.mark.parametrize("nth", range(1, 12))
+def test_a_disk_that_fills_up_in_the_middle_leaves_one_of_both_states(
+    edge: Host, monkeypatch: pytest.MonkeyPatch, nth: int
+) -> None:
+    edge.origin.commit(both())
+    edge.parts()
+    real, count = state._write_all, [0]
+
+    def filling(fd: int, data: bytes) -> None:
+        count[0] += 1
+        if count[0] >= nth:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(fd, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("reconciler.state._write_all", filling)
+        edge.apply()
+    assert edge.runs() in (["ratelimit"], ["ratelimit", "firewall"])
+    edge.restart()
+    assert edge.apply().status.exit_code == 0
+    assert edge.runs() == edge.runs("eth1") == ["ratelimit", "firewall"]
+    assert orphans(edge) == []
+    assert edge.kernel.violations == []
+
+
+# --- the process dies --------------------------------------------------------------------------------------
+
+
+def settled(host: Host, names: list[str]) -> None:
+    result = host.apply()
+    assert result.status.exit_code == 0, result.status
+    assert host.runs() == names
+    assert host.apply().plan.steps == ()  # type: ignore[union-attr]
+    assert orphans(host) == []
+    assert host.kernel.violations == []
+    assert host.file("journal").exists() is False
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_first_start_that_is_killed_anywhere_converges(make_host: Callable[..., Host], when: str) -> None:
+    host = make_host()
+    host.set_source(minimum_commit=host.origin.commit(chain(), key=None))
+    host.trust(commits=CommitTrust(unsafe_allow_unsigned=True))
+    deaths = 0
+    while host.crash(deaths + 1, when=when):
+        deaths += 1
+        settled(host, ["ratelimit"])
+        host.reboot()
+        shutil.rmtree(host.directory)
+    assert deaths > 5
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_an_update_that_is_killed_anywhere_converges(make_host: Callable[..., Host], when: str) -> None:
+    host = make_host("eth0", "eth1")
+    everywhere = {"type": "xdp", "interfaces": ["eth*"]}
+    # Each goes from one interface to two, or back, and changes what runs there.
+    one, two = chain("edge", member(params={"rate": 1})), chain("edge", member(params={"rate": 2}), hook=everywhere)
+    host.set_source(minimum_commit=host.origin.commit(one, key=None))
+    host.trust(commits=CommitTrust(unsafe_allow_unsigned=True))
+    assert host.apply().status.reason == "Applied"
+    deaths = 0
+    trees = [host.origin.repository.tree(dict(tree(wanted))) for wanted in (two, one)]
+    while True:
+        host.origin.commit(files={}, tree=trees[deaths % 2], key=None)
+        if not host.crash(deaths + 1, when=when):
+            break
+        assert host.runs() == ["ratelimit"]
+        settled(host, ["ratelimit"])
+        assert host.runs("eth1") == ["ratelimit"][deaths % 2 :]
+        deaths += 1
+    assert deaths > 10
+
+
+def test_a_crash_while_the_source_is_away_converges_on_the_last_good_commit(edge: Host) -> None:
+    edge.origin.commit(both())
+    assert edge.crash(12)
+    edge.origin.vanish()
+    edge.apply()
+    assert edge.runs() == ["ratelimit"]
+    assert orphans(edge) == []
+    edge.origin.return_()
+    settled(edge, ["ratelimit", "firewall"])
+
+
+def test_a_crash_after_the_inventory_was_saved_is_no_matter(edge: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    edge.origin.commit(both())
+    parts = edge.parts()
+
+    class Killed(BaseException):
+        pass
+
+    def die() -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(parts.state, "clear_journal", die)
+        with pytest.raises(Killed):
+            reconcile.Pass(parts, reconcile.Request()).run()
+    edge.restart()
+    assert edge.file("journal").exists()
+    settled(edge, ["ratelimit", "firewall"])
+
+
+def test_a_crash_while_grace_periods_are_expedited_puts_them_back(make_host: Callable[..., Host]) -> None:
+    host = make_host(*(f"eth{number}" for number in range(8)))
+    host.set_source(minimum_commit=host.origin.commit(both()))
+    assert host.crash(30)
+    assert host.kernel.rcu_expedited == 1
+    host.plan()
+    assert host.apply().status.exit_code == 0
+    assert host.kernel.rcu_expedited == 0
+
+
+def test_a_reboot_without_the_source_gives_the_last_good_state_back(edge: Host) -> None:
+    edge.configure(guardrail=Guardrail(share=1.0))
+    edge.origin.commit(both())
+    edge.apply()
+    edge.origin.commit(chain("edge", member(params={"rate": 1})))
+    edge.origin.vanish()
+    edge.reboot()
+    assert edge.runs() == []
+    result = edge.apply()
+    assert edge.runs() == edge.runs("eth1") == ["ratelimit", "firewall"]
+    assert result.status.exit_code == 1
+    assert edge.repair().plan.steps == ()  # type: ignore[union-attr]
+    edge.origin.return_()
+    settled(edge, ["ratelimit"])
+
+
+def test_a_crash_in_the_first_pass_after_a_reboot_converges(edge: Host) -> None:
+    edge.reboot()
+    for number in range(1, 30):
+        if not edge.crash(number):
+            break
+        edge.kernel.violations.clear()
+    settled(edge, ["ratelimit"])
+
+
+# --- the journal -------------------------------------------------------------------------------------------
+
+
+def test_a_torn_last_line_of_the_journal_hides_nothing_that_follows(host: Host) -> None:
+    host.set_source(minimum_commit=host.origin.commit(chain()))
+    assert host.crash(9)
+    with host.file("journal").open("ab") as file:
+        file.write(b'{"boot": "00000000-0000-4000-80')
+    assert host.crash(9)
+    events = [record["event"] for record in host.parts().state.journal_records()]
+    assert events.count("begin") == 2
+    settled(host, ["ratelimit"])
+
+
+def test_a_torn_line_alone_is_ignored(host: Host) -> None:
+    host.set_source(minimum_commit=host.origin.commit(chain()))
+    host.directory.mkdir(parents=True)
+    host.file("journal").write_bytes(b'{"boot": "000')
+    settled(host, ["ratelimit"])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"event": "loaded", "result": {"name": 1}},
+        {"event": "loaded"},
+        {"event": "intent", "step": {"step": "attach", "point": 7}},
+        {"event": "intent", "step": 5},
+    ],
+)
+def test_a_journal_that_makes_no_sense_is_tampering(edge: Host, line: dict[str, object]) -> None:
+    before = edge.fingerprint()
+    record = {"boot": edge.kernel.boot_id(), **line}
+    edge.file("journal").write_text(json.dumps(record) + "\n")
+    result = edge.apply()
+    if line == {"event": "intent", "step": 5}:  # it names nothing, so nothing can be there because of it
+        assert result.status.exit_code == 0
+        return
+    assert (result.status.reason, result.status.exit_code) == ("StateLost", 4)
+    assert edge.fingerprint() == before
+
+
+# --- two of us ---------------------------------------------------------------------------------------------
+
+
+def test_a_second_agent_is_refused(edge: Host) -> None:
+    edge.parts()
+    with pytest.raises(LockedError, match="another reconciler"):
+        open_state(edge.directory)
+    edge.close()
+    open_state(edge.directory).close()
+
+
+# --- suspend, teardown -------------------------------------------------------------------------------------
+
+
+def test_a_suspended_host_repairs_and_takes_nothing_new_until_it_expires(edge: Host) -> None:
+    edge.origin.commit(both())
+    reconcile.suspend(edge.parts(), seconds=600, reason="INC-42", by="uid 0")
+    for request in ({}, {"poll": False}):
+        edge.detach()
+        result = edge.apply(**request)
+        assert (result.status.reason, result.status.exit_code) == ("Suspended", 5)
+        assert "INC-42" in result.status.message
+        assert edge.runs() == ["ratelimit"]
+    edge.restart()
+    edge.clock.seconds += 599
+    assert edge.apply().status.exit_code == 5
+    edge.clock.seconds += 1
+    result = edge.apply()
+    assert result.status.reason == "Applied"
+    assert result.status.suspension is None
+    assert edge.parts().state.control().suspension is None
+
+
+def test_resume_ends_a_suspension_early(edge: Host) -> None:
+    edge.origin.commit(both())
+    reconcile.suspend(edge.parts(), seconds=600, reason="INC-42", by="uid 0")
+    assert edge.plan().status.exit_code == 5
+    reconcile.resume(edge.parts(), by="uid 0")
+    assert edge.apply().status.reason == "Applied"
+    assert edge.history() == ["applied", "suspended", "resumed", "applied"]
+
+
+def test_after_a_teardown_nothing_is_attached_until_resume(edge: Host) -> None:
+    edge.origin.commit(both())
+    edge.apply()
+    edge.kernel.attach_foreign_tcx(edge.kernel.point("eth0", HookKind.TC_INGRESS))
+    _, outcome = reconcile.teardown(edge.parts(), by="uid 0")
+    assert outcome.failed is None
+    assert edge.kernel.pins == {}
+    assert edge.runs() == []
+    assert len(edge.kernel.attachments(edge.kernel.point("eth0", HookKind.TC_INGRESS))) == 1
+    for request in ({}, {"poll": False}):
+        edge.restart()
+        result = edge.apply(**request)
+        assert (result.status.reason, result.status.exit_code) == ("TornDown", 5)
+        assert edge.kernel.pins == {}
+    reconcile.resume(edge.parts(), by="uid 0")
+    assert edge.apply().status.reason == "ForeignPrograms"
+    assert edge.runs() == ["ratelimit", "firewall"]
+    assert edge.kernel.violations == []
+
+
+@pytest.mark.parametrize("number", range(1, 14, 2))
+def test_a_teardown_that_is_killed_can_be_asked_for_again(edge: Host, number: int) -> None:
+    edge.origin.commit(both())
+    edge.apply()
+    edge.kernel.crash_at(number)
+    with pytest.raises(BaseException, match="killed"):
+        reconcile.teardown(edge.parts(), by="uid 0")
+    edge.restart()
+    reconcile.teardown(edge.parts(), by="uid 0")
+    assert edge.kernel.pins == {}
+    assert edge.runs() == []
+    assert edge.kernel.violations == []
+
+
+def test_a_teardown_works_without_any_state(edge: Host) -> None:
+    edge.close()
+    for path in edge.directory.glob("*.json"):
+        path.unlink()
+    reconcile.teardown(edge.parts(), by="uid 0")
+    assert edge.kernel.pins == {}
+    assert edge.runs() == []
+
+
+def test_what_a_teardown_could_not_remove_is_removed_by_the_next(edge: Host) -> None:
+    edge.kernel.fail_on("link-detach", KernelError("BPF_LINK_DETACH", 5, "input/output error"))
+    _, outcome = reconcile.teardown(edge.parts(), by="uid 0")
+    assert outcome.survivors
+    assert edge.runs() == ["ratelimit"]
+    reconcile.teardown(edge.parts(), by="uid 0")
+    assert edge.kernel.pins == {}
