@@ -196,9 +196,10 @@ def _work_tree(root: Path, report: Report) -> None:
         for member in chain.members
         if member.package.repository != "git"
     }
+    documents = _documents_by_chain(files)
     found: dict[PackageRef, Package | None] = {}
     for chain in checked.chains:
-        document = _document_of(chain, files)
+        document = documents[chain.file, chain.name]
         for index, member in enumerate(chain.members):
             ref = member.package
             if ref.repository == "git" and ref not in found:
@@ -230,14 +231,17 @@ def read_tree(root: Path) -> tuple[dict[str, bytes], tuple[Diagnostic, ...]]:
     return files, tuple(problems)
 
 
-def _document_of(chain: Chain, files: Mapping[str, bytes]) -> _documents.Document:
-    documents, _ = _documents.read_documents(files[chain.file], file=chain.file)
-    for document in documents:
-        value: Any = document.value
-        head = value.get("metadata") if isinstance(value, dict) else None
-        if isinstance(head, dict) and head.get("name") == chain.name:
-            return document
-    return documents[0]
+def _documents_by_chain(files: Mapping[str, bytes]) -> dict[tuple[str, str], _documents.Document]:
+    """Where each chain stands, by file and name: for findings that only a package can bring up."""
+    found: dict[tuple[str, str], _documents.Document] = {}
+    for name, data in files.items():
+        documents, _ = _documents.read_documents(data, file=name)
+        for document in documents:
+            value: Any = document.value
+            head = value.get("metadata") if isinstance(value, dict) else None
+            if isinstance(head, dict) and isinstance(head.get("name"), str):
+                found.setdefault((name, head["name"]), document)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
