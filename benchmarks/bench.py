@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reconciler.config import SecureConfig, SecureMode
-from reconciler.kernel import Scope, _bpf
+from reconciler.kernel import _bpf
 from reconciler.kernel.linux import LinuxKernel
 from reconciler.model import Inventory
 from tests.kernel import support
@@ -151,8 +151,7 @@ def idle_pass(netns: str, count: int, rounds: int) -> Comparison:
         try:
 
             def ours() -> float:
-                scope = Scope(namespaces=(netns,))
-                return seconds(lambda: world.plan(state, snapshot=kernel.snapshot(scope), earlier=None))
+                return seconds(lambda: world.plan(state))
 
             def baseline() -> float:
                 spent = seconds(lambda: quiet("bpftool", "-j", "net", netns=netns))

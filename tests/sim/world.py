@@ -128,7 +128,7 @@ class World:
     def plan(self, state: DesiredState, **changes: Any) -> Plan:
         """What would be done now."""
         scope = Scope(namespaces=plan.required_namespaces(state, self.secure, self.inventory))
-        earlier = self.kernel.snapshot(scope)
+        earlier = self.kernel.snapshot(scope) if self.secure.mode is SecureMode.ENFORCE else None
         given = plan.PlanInput(
             desired=state,
             packages=self.packages,
