@@ -124,9 +124,15 @@ class HookPlanner:
 
     def _repin(self, instance: Instance) -> None:
         for step in instance.repins:
-            if step not in self.repair:
-                self.repair.append(step)
+            if self._pins_first(step):
                 self.drift.append(Drift(kind=DriftKind.UNPINNED, where=step.path, message=step.reason))
+
+    def _pins_first(self, step: Repin) -> bool:
+        """Whether nothing planned so far pins this path; then this step does. State may be missed more than once."""
+        if any(isinstance(other, Repin) and other.path == step.path for other in self.repair):
+            return False
+        self.repair.append(step)
+        return True
 
     def _reuse_lost_state(self) -> frozenset[str]:
         """State whose pin somebody removed but which a live program still holds is pinned again first."""
@@ -148,8 +154,7 @@ class HookPlanner:
                     reason="somebody removed the pin of state",
                 )
                 lost.add(path)
-                if step not in self.repair:
-                    self.repair.append(step)
+                self._pins_first(step)
         return frozenset(lost)
 
     def _check_state_loss(self) -> None:
