@@ -529,10 +529,13 @@ class Pass:
             return ()
         if self.outcome is None or self.outcome.failed is not None:
             return self.plan.drift
-        evicted = {str(step.point) for step in self.outcome.done if step.step == "evict"}
+        # Not by hook alone: maxEvictions may leave some of those on one hook for the next pass.
+        gone = [(str(step.point), step.reason) for step in self.outcome.done if step.step == "evict"]
         stays = (DriftKind.REVOKED, DriftKind.FOREIGN)
         left = tuple(
-            d for d in self.plan.drift if d.kind in stays and not (d.kind is DriftKind.FOREIGN and d.where in evicted)
+            d
+            for d in self.plan.drift
+            if d.kind in stays and not any(where == d.where and why.startswith(d.message) for where, why in gone)
         )
         stale = tuple(Drift(kind=DriftKind.CONTESTED, where="hook", message=text) for text in self.outcome.stale_hooks)
         return (*left, *self.outcome.survivors, *stale)
