@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from reconciler.config import FolderRepository as FolderConfig
-from reconciler.config import load_config, trust_digest
-from reconciler.errors import NotSupportedError
+from reconciler.config import KeyRule, load_config, trust_digest
+from reconciler.errors import ConfigError, Diagnostic, InputError, NotSupportedError
 from reconciler.model import HostFacts
 from reconciler.reconcile import Parts
 from reconciler.source import Source, SourceAuth, SourceLimits, SourceSettings, open_source
@@ -126,6 +126,32 @@ def make_packages(config: Config) -> ConfiguredPackages:
     return ConfiguredPackages(config=config, cache=Cache(Store(Path(config.paths.state) / "packages")))
 
 
+def check_trust(config: Config) -> None:
+    """Keys and trust roots are readable now, not only when the first package is verified.
+
+    Raises:
+        ConfigError: names every one that is not.
+    """
+    from reconciler import trust  # noqa: PLC0415  # cryptography costs 50 ms that reading verbs need not pay
+
+    findings = []
+    for rule in config.trust.signers:
+        if isinstance(rule, KeyRule):
+            findings += _finding(trust.load_public_key, rule.key_pem, f"key of signer {rule.name}")
+    for name, root in sorted(config.trust.roots.items()):
+        findings += _finding(trust.trust_root_end, root, f"trust root {name}")
+    if findings:
+        raise ConfigError(tuple(findings))
+
+
+def _finding(read: Callable[[bytes], object], data: bytes, what: str) -> list[Diagnostic]:
+    try:
+        read(data)
+    except InputError as error:
+        return [Diagnostic(message=f"{what}: {error}")]
+    return []
+
+
 def make_kernel(config: Config) -> LinuxKernel:
     """The real kernel; needs root."""
     if os.geteuid() != 0:
@@ -145,6 +171,7 @@ def open_parts(
         LockedError: an agent or another command works on this host.
         ReconcilerError: one of them cannot be had.
     """
+    check_trust(config)
     with ExitStack() as stack:
         state = open_state(Path(config.paths.state), wait=wait)
         stack.callback(state.close)
