@@ -5,7 +5,7 @@ Shared by `config` and `manifest`; it knows nothing of either. It does no input 
 """
 
 from reconciler._documents._fields import Field, fields_of
-from reconciler._documents._glob import Glob, GlobError, parse_glob
+from reconciler._documents._glob import Effort, EffortError, Glob, GlobError, parse_glob
 from reconciler._documents._schema import API_VERSION, one_of, schema_of, show, validate
 from reconciler._documents._text import parse_address, parse_duration, parse_share
 from reconciler._documents._yaml import Document, Position, escape, read_documents
@@ -13,6 +13,8 @@ from reconciler._documents._yaml import Document, Position, escape, read_documen
 __all__ = [
     "API_VERSION",
     "Document",
+    "Effort",
+    "EffortError",
     "Field",
     "Glob",
     "GlobError",

@@ -19,6 +19,27 @@ class GlobError(ValueError):
     """The text is no glob."""
 
 
+class EffortError(Exception):
+    """Comparing globs takes more work than was granted."""
+
+
+@dataclass(slots=True)
+class Effort:
+    """Work that comparisons may still take, in pairs of positions; each takes some microseconds."""
+
+    left: int
+
+    def spend(self, work: int) -> None:
+        """Take `work` off.
+
+        Raises:
+            EffortError: there is not that much left.
+        """
+        self.left -= work
+        if self.left < 0:
+            raise EffortError
+
+
 @dataclass(frozen=True, slots=True)
 class _Item:
     """One item: a set of characters (or all but a set), once, or any number of any characters."""
@@ -78,8 +99,15 @@ class Glob:
                 return False
         return len(self.items) in states
 
-    def intersects(self, other: Glob, *, longest: int) -> bool:
-        """Whether some text of at most `longest` characters matches both (any characters are possible)."""
+    def intersects(self, other: Glob, *, longest: int, effort: Effort | None = None) -> bool:
+        """Whether some text of at most `longest` characters matches both (any characters are possible).
+
+        Raises:
+            EffortError: it takes more work than `effort` grants.
+        """
+        # Most globs differ at their beginning or at their end already.
+        if not (_begin_alike(self.items, other.items) and _begin_alike(self.items[::-1], other.items[::-1])):
+            return False
         # Breadth first over pairs of positions; each round is one more character of a common text.
         goal = (len(self.items), len(other.items))
         states = {(a, b) for a in self._closure({0}) for b in other._closure({0})}
@@ -87,6 +115,8 @@ class Glob:
         for _ in range(longest + 1):
             if goal in states:
                 return True
+            if effort is not None:
+                effort.spend(len(states))
             step: set[tuple[int, int]] = set()
             for a, b in states:
                 if a < goal[0] and b < goal[1] and self.items[a].meets(other.items[b]):
@@ -108,6 +138,16 @@ class Glob:
                 position += 1
                 found.add(position)
         return found
+
+
+def _begin_alike(one: tuple[_Item, ...], other: tuple[_Item, ...]) -> bool:
+    """Whether the items up to the first star can take the same text."""
+    for a, b in zip(one, other, strict=False):
+        if a.star or b.star:
+            return True
+        if not a.meets(b):
+            return False
+    return True
 
 
 @functools.lru_cache(maxsize=4096)

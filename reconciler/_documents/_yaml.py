@@ -29,6 +29,8 @@ MAX_DEPTH = 24
 """Collections inside collections; the deepest fields of our schemas lie at 9, structs as map values go on there."""
 MAX_NODES = 200_000
 """Scalars and collections in one file."""
+MAX_POINTERS = 32 << 20
+"""Characters of all JSON pointers of one file: few long keys around many values would take gigabytes of memory."""
 MAX_DOCUMENTS = 1000
 """Documents in one file."""
 MAX_FINDINGS = 100
@@ -180,6 +182,7 @@ class _Builder:
         self.findings: list[Diagnostic] = []
         self._stack: list[_Frame] = []
         self._nodes = 0
+        self._pointers = 0
         # Open collections inside a collection that is dropped.
         self._skip = 0
         self._document = Document(file=file)
@@ -242,7 +245,7 @@ class _Builder:
         if frame is not None and isinstance(frame.container, dict) and frame.key is None:
             self._key_or_dropped(frame, event, place)
             return
-        pointer = self._next_pointer(frame)
+        pointer = self._next_pointer(frame, place)
         self._document.values[pointer] = place
         self._check_node(event, place, pointer)
         if isinstance(event, yaml.CollectionStartEvent):
@@ -276,11 +279,19 @@ class _Builder:
             self.report(problem, place, pointer)
             self._document.broken.add(pointer)
 
-    def _next_pointer(self, frame: _Frame | None) -> str:
+    def _next_pointer(self, frame: _Frame | None, place: Position) -> str:
         if frame is None:
             return ""
-        part = len(frame.container) if isinstance(frame.container, list) else escape(frame.key or "")
-        return f"{frame.pointer}/{part}"
+        part = str(len(frame.container)) if isinstance(frame.container, list) else frame.key or ""
+        return self._pointer(frame, part, place)
+
+    def _pointer(self, frame: _Frame, part: str, place: Position) -> str:
+        token = escape(part)
+        self._pointers += len(frame.pointer) + len(token) + 1
+        if self._pointers > MAX_POINTERS:
+            self.report("expected shorter keys, got long ones around many values; shorten them", place, ends=True)
+            raise _StopReadingError
+        return f"{frame.pointer}/{token}"
 
     def _key(self, frame: _Frame, event: yaml.NodeEvent, place: Position) -> str | None:
         """The key, None if it is refused."""
@@ -296,7 +307,7 @@ class _Builder:
             problem = "expected printable text as key, got control characters"
         else:
             key: str = event.value
-            pointer = f"{frame.pointer}/{escape(key)}"
+            pointer = self._pointer(frame, key, place)
             first = self._document.keys.get(pointer)
             if first is None:
                 return key

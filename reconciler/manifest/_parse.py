@@ -15,6 +15,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from reconciler import _documents
+from reconciler._documents import Effort, EffortError
 from reconciler.errors import Diagnostic, ManifestError
 from reconciler.manifest._chains import ReadChain, check_head, read_chain
 from reconciler.manifest._select import hooks_meet, hosts_meet, selects
@@ -25,12 +26,18 @@ if TYPE_CHECKING:
 
 REPOSITORY_FILE = "reconciler.yaml"
 CHAINS_FOLDER = "chains/"
+CHAINS = "chains"
+"""The folder itself: where the reader of the Git tree reports what concerns every file in it, such as a limit."""
 SUFFIXES = (".yaml", ".yml")
 """Files below chains/ that hold manifests."""
 IGNORED_SUFFIXES = (".md", ".txt")
 IGNORED_NAMES = frozenset({".gitkeep", ".gitignore", ".gitattributes", "CODEOWNERS", "OWNERS", "README"})
 """Files below chains/ that may be there without being manifests; any other file is a finding, since it may be a
 manifest whose name was mistyped."""
+MAX_CONFLICTS = 100
+"""Findings between chains that are reported; the others are found once these are mended."""
+MAX_COMPARISONS = 2_000_000
+"""Work to find chains that can meet (`Effort`): some seconds. Globs that begin or end differently take next to none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +90,7 @@ def parse(
         ManifestError: with every finding that concerns this host.
     """
     read = _read_files(files, problems)
-    findings = [problem for problem in problems if problem.file is None]
+    findings = _everywhere(problems, previous or {})
     name, allow_empty, repository_findings = _read_repository(files, problems)
     findings += repository_findings
     before = None if previous is None else _Before(previous, previous_problems, host)
@@ -104,7 +111,7 @@ def parse_all(files: Mapping[str, bytes], *, problems: tuple[Diagnostic, ...] = 
     """The repository for every host, with every finding; what `validate` shows."""
     read = _read_files(files, problems)
     name, allow_empty, findings = _read_repository(files, problems)
-    findings += [problem for problem in problems if problem.file is None]
+    findings += _everywhere(problems, {})
     for file in read.values():
         findings += file.findings
     chains = list(_chains(read))
@@ -152,6 +159,19 @@ def _read_files(files: Mapping[str, bytes], problems: tuple[Diagnostic, ...]) ->
             file.findings.append(problem)
             file.readable = False
     return dict(sorted(read.items()))
+
+
+def _everywhere(problems: Iterable[Diagnostic], previous: Mapping[str, bytes]) -> list[Diagnostic]:
+    """Problems behind which any manifest may be hidden: they stop every host."""
+    hidden = []  # otherwise a file that was not read would be taken for a removal
+    for problem in problems:
+        path = problem.file
+        if path is None or path == CHAINS:
+            hidden.append(problem)
+        elif path.startswith(CHAINS_FOLDER) and not _is_manifest(path):
+            # Its name alone would be passed over, but manifests were below it.
+            hidden += [problem] if any(before.startswith(f"{path}/") for before in previous) else []
+    return hidden
 
 
 def _is_manifest(path: str) -> bool:
@@ -217,7 +237,10 @@ def _chains(read: Mapping[str, _File]) -> Iterable[_Placed]:
 
 
 def _conflicts(chains: Iterable[_Placed], *, one_host: bool) -> list[Diagnostic]:
-    """Findings between two chains, each at the later one; `one_host`: all of them are for one host already."""
+    """Findings between two chains, each at the later one; `one_host`: all of them are for one host already.
+
+    Both their number and the work for pairs that may meet are limited: both grow with the square of the chains.
+    """
     placed = list(chains)
     findings: list[Diagnostic] = []
     first: dict[str, _Placed] = {}
@@ -229,18 +252,25 @@ def _conflicts(chains: Iterable[_Placed], *, one_host: bool) -> list[Diagnostic]
     by_place: dict[tuple[HookKind, str], list[_Placed]] = {}
     for one in placed:
         by_place.setdefault((one.chain.hook.kind, one.chain.hook.netns), []).append(one)
+    effort = Effort(MAX_COMPARISONS)
     for group in by_place.values():
         for a, b in combinations(group, 2):
-            findings += _conflict(a, b, one_host=one_host)
+            try:
+                findings += _conflict(a, b, effort, one_host=one_host)
+            except EffortError:
+                message = "expected fewer chains of equal priority with wildcards, got more than can be compared"
+                return [*findings, b.finding(f"{message}; give them different priorities", "/spec/priority")]
+            if len(findings) >= MAX_CONFLICTS:
+                return findings
     return findings
 
 
-def _conflict(a: _Placed, b: _Placed, *, one_host: bool) -> Iterable[Diagnostic]:
+def _conflict(a: _Placed, b: _Placed, effort: Effort, *, one_host: bool) -> Iterable[Diagnostic]:
     disagreements = list(_disagreements(a.chain, b.chain))
     # Whether they can meet is the costly question, so it comes last.
-    if not disagreements or not hooks_meet(a.chain.hook, b.chain.hook):
+    if not disagreements or not hooks_meet(a.chain.hook, b.chain.hook, effort):
         return
-    if not one_host and not hosts_meet(a.chain.hosts, b.chain.hosts):
+    if not one_host and not hosts_meet(a.chain.hosts, b.chain.hosts, effort):
         return
     other = f"chain {a.chain.name!r} ({a.chain.file}), which can run on the same hook"
     for pointer, message in disagreements:

@@ -249,6 +249,24 @@ def test_a_file_that_git_gave_only_in_part_is_one_that_cannot_be_read() -> None:
     assert stopped(DB, found, problems=link) == {"chains/edge.yaml"}
 
 
+def test_a_limit_on_all_manifests_is_never_read_as_their_removal() -> None:
+    # The reader of the tree reports what it left out at "chains": too many files, too many bytes, too many problems.
+    before = repository(edge=EDGE_CHAIN, db=DB_CHAIN)
+    left = repository(db=DB_CHAIN)
+    left["reconciler.yaml"] += b"spec: {allowEmpty: true}\n"
+    for host in (EDGE, DB):
+        assert stopped(host, left, problems=problem("chains"), previous=before) == {"chains"}
+        assert stopped(host, left, problems=problem("chains"), previous=left) == {"chains"}
+    assert [finding.file for finding in manifest.parse_all(left, problems=problem("chains")).findings] == ["chains"]
+
+
+def test_a_folder_that_looks_like_a_file_to_pass_over_is_not_passed_over() -> None:
+    before = {"reconciler.yaml": REPOSITORY, "chains/OWNERS/edge.yaml": EDGE_CHAIN, "chains/db.yaml": DB_CHAIN}
+    left = repository(db=DB_CHAIN)
+    assert stopped(EDGE, left, problems=problem("chains/OWNERS"), previous=before) == {"chains/OWNERS"}
+    assert stopped(EDGE, left, problems=problem("chains/OWNERS"), previous=left) == set()
+
+
 def test_problems_elsewhere_stop_every_host_or_none() -> None:
     found = repository(edge=EDGE_CHAIN)
     assert stopped(DB, found, problems=problem(None), previous=found) == {""}
@@ -325,6 +343,20 @@ def test_a_conflict_stops_only_hosts_that_get_both() -> None:
     assert stopped(EDGE, files(a, b)) == {"chains/1.yaml"}
     assert stopped(DB, files(a, b)) == set()
     assert stopped(HostFacts(name="edge-2", labels={"role": "edge"}), files(a, b)) == set()
+
+
+def test_comparing_chains_takes_bounded_work() -> None:
+    # Globs that begin and end alike, and of which only a walk over both shows that they never meet in 15 characters.
+    def globs(number: int) -> dict[str, Any]:
+        return {"type": "xdp", "interfaces": [f"*{number:08}*{each:02}*" for each in range(20)]}
+
+    assert not [line for line in conflicts(*(chain(f"c{n}", hook=globs(n)) for n in range(3))) if "fewer" in line]
+    (*_, last) = conflicts(*(chain(f"c{n}", hook=globs(n), hosts={"names": [f"h{n}"]}) for n in range(60)))
+    assert "expected fewer chains of equal priority with wildcards" in last
+
+
+def test_a_bounded_number_of_conflicts_is_told() -> None:
+    assert len(conflicts(*(chain(f"c{n}") for n in range(20)))) == manifest._parse.MAX_CONFLICTS
 
 
 def test_a_file_may_be_renamed_while_others_change() -> None:

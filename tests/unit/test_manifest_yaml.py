@@ -175,6 +175,19 @@ def test_the_number_of_values_and_documents_is_limited() -> None:
     assert "expected at most 1000 documents" in findings[0].message
 
 
+def test_a_long_key_around_many_values_takes_no_memory() -> None:
+    # The pointer of each value repeats the key: 20,000 values below 100,000 characters would take 2 GB.
+    text = "? " + "k" * 100_000 + "\n: [" + "1," * 20_000 + "1]\n"
+    documents, findings = _documents.read_documents(text.encode(), file="a.yaml")
+    assert documents == ()
+    assert [finding.message for finding in findings] == [
+        "expected shorter keys, got long ones around many values; shorten them"
+    ]
+    nested = "{" + "k" * 500 + ": "
+    deep = nested * 20 + "[" + "1," * 20_000 + "1]" + "}" * 20
+    assert _documents.read_documents(deep.encode(), file="a.yaml")[0] == ()
+
+
 def test_the_number_of_findings_is_limited_but_never_hides_that_reading_ended() -> None:
     _, findings = read("a: 1\n" * 500 + "b: [")
     assert len(findings) == _yaml.MAX_FINDINGS + 1
