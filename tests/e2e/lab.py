@@ -515,7 +515,6 @@ class Lab:
         found = self.reconciler("observe", "--netns", self.netns).expect(0).json["members"]
         return {each["member"]: {name: packets for name, (packets, _) in each["counters"].items()} for each in found}
 
-    @property
     def xdp_id(self) -> int | None:
         """The program on the near end's XDP hook, as ip(8) says."""
         (link,) = json.loads(self.near.ip("-j", "-d", "link", "show", "dev", self.wire.interface))

@@ -33,7 +33,7 @@ def test_the_first_commit_is_planned_applied_and_seen(lab: Lab) -> None:
         ("add", "wall"),
     ]
     assert plan.json["drift"] == []
-    assert lab.xdp_id is None
+    assert lab.xdp_id() is None
     assert lab.pinned() == []
 
     applied = lab.apply().expect(0, "Applied")
@@ -41,13 +41,13 @@ def test_the_first_commit_is_planned_applied_and_seen(lab: Lab) -> None:
     assert applied.json["plan"]["digest"] == plan.json["digest"]
     (seen,) = lab.attached()
     assert (seen["hook"], seen["attached"], seen["mode"]) == ("xdp", "xdp-link", "native")
-    assert (seen["interface"], seen["program_id"]) == (lab.wire.interface, lab.xdp_id)
+    assert (seen["interface"], seen["program_id"]) == (lab.wire.interface, lab.xdp_id())
 
-    program = lab.xdp_id
+    program = lab.xdp_id()
     again = lab.apply().expect(0, "InSync")
     assert again.steps == []
     assert again.json["plan"]["steps"] == []
-    assert lab.xdp_id == program
+    assert lab.xdp_id() == program
     assert lab.reconciler("plan").expect(0).steps == []
 
     status = lab.reconciler("status").expect(0)
@@ -76,7 +76,7 @@ def test_the_first_commit_is_planned_applied_and_seen(lab: Lab) -> None:
 
     gone = lab.reconciler("teardown", "--yes").expect(0)
     assert gone.json["outcome"]["survivors"] == []
-    assert lab.xdp_id is None
+    assert lab.xdp_id() is None
     assert lab.pinned() == []
     assert lab.reaches(DROP_PORT)
 

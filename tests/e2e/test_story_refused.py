@@ -56,7 +56,7 @@ def untrusted(lab: Lab) -> dict[str, tuple[str, dict[str, Any]]]:
 
 def test_what_is_not_trusted_is_refused_and_what_runs_stays(lab: Lab) -> None:
     good = first(lab)
-    program, pins = lab.xdp_id, lab.pinned()
+    program, pins = lab.xdp_id(), lab.pinned()
     wanted = chain("edge", lab.limit(5), hook=lab.hook())
     for what, (reason, how) in untrusted(lab).items():
         asked = how.pop("chain", wanted)
@@ -64,13 +64,13 @@ def test_what_is_not_trusted_is_refused_and_what_runs_stays(lab: Lab) -> None:
         refused = lab.apply().expect(3, reason)
         status = refused.json["status"]
         assert (what, refused.steps, status["applied"]["id"], status["refusal"]["commit"]) == (what, [], good, head)
-        assert (what, lab.xdp_id, lab.pinned()) == (what, program, pins)
+        assert (what, lab.xdp_id(), lab.pinned()) == (what, program, pins)
     # A signed commit does not vouch for the one below it.
     bad = lab.commit(wanted, parents=(good,), signed=False)
     lab.commit(wanted, message="on top of it")
     refused = lab.apply().expect(3, "Unsigned")
     assert bad in refused.json["status"]["message"]
-    assert (lab.xdp_id, lab.pinned()) == (program, pins)
+    assert (lab.xdp_id(), lab.pinned()) == (program, pins)
     assert not lab.reaches(DROP_PORT)
 
 
@@ -90,7 +90,7 @@ def test_the_first_start_needs_to_know_where_history_begins(lab: Lab) -> None:
     head = lab.commit(chain("edge", lab.wall(), hook=lab.hook()))
     del lab.config["source"]["minimumCommit"]
     assert lab.apply().expect(4, "NoMinimumCommit").steps == []
-    assert lab.xdp_id is None
+    assert lab.xdp_id() is None
     taken = lab.apply("--unsafe-trust-first-use").expect(0, "Applied")
     assert taken.json["status"]["applied"]["id"] == head
 
@@ -99,7 +99,7 @@ def test_the_first_start_needs_to_know_where_history_begins(lab: Lab) -> None:
 def test_history_never_goes_back_unless_root_says_so(how: str, lab: Lab) -> None:
     old = first(lab)
     newer = lab.applied(chain("edge", lab.limit(5), lab.wall(), hook=lab.hook()))
-    program = lab.xdp_id
+    program = lab.xdp_id()
     if how == "rewound":
         lab.repository.git("update-ref", "refs/heads/main", old)
         wanted = old
@@ -109,13 +109,13 @@ def test_history_never_goes_back_unless_root_says_so(how: str, lab: Lab) -> None
     refused = lab.apply().expect(4, "HistoryRewritten")
     assert refused.steps == []
     assert f"reconciler accept {wanted}" in refused.json["status"]["message"]
-    assert lab.xdp_id == program
+    assert lab.xdp_id() == program
     assert lab.reconciler("accept", newer, "--reason", "no").code == 4
-    assert lab.xdp_id == program
+    assert lab.xdp_id() == program
 
     accepted = lab.reconciler("accept", wanted, "--reason", "the branch was wrong").expect(0, "Applied")
     assert accepted.json["status"]["applied"]["id"] == wanted
-    assert lab.xdp_id != program
+    assert lab.xdp_id() != program
     events = lab.reconciler("history").json
     (record,) = [each for each in events if each["event"] == "accepted"]
     assert (record["commit"], record["reason"], record["by"]) == (wanted, "the branch was wrong", "uid 0")

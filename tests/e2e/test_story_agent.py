@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent: what wakes it, what it says, who may ask it, and what stays when it ends or is killed."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import tempfile
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.e2e.intruder import Intruder
+from tests.e2e.lab import Lab, chain
+from tests.kernel import support
+from tests.support_probe import DROP_PORT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+        assert isinstance(port, int)
+        return port
+
+
+def samples(text: str) -> dict[str, float]:
+    """Prometheus' text format as name with labels → value."""
+    lines = [line.rpartition(" ") for line in text.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, _, value in lines}
+
+
+def test_the_agent_follows_commits_signals_requests_and_interfaces(lab: Lab) -> None:
+    textfile, port = lab.folder / "reconciler.prom", free_port()
+    lab.config["metrics"] = {"textfile": str(textfile), "listen": f"127.0.0.1:{port}"}
+    hook = lab.hook() | {"interfaces": ["near*"]}
+    lab.commit(chain("edge", lab.wall(), hook=hook))
+    agent = lab.agent()
+    agent.wait("pass", reason="Applied")
+
+    # One agent per host; verbs go through it.
+    second = lab.agent()
+    assert second.end() == 1
+    assert "Locked" in second.errors
+
+    # A signal makes it poll; so does a request, which is answered with what came of it.
+    commit = lab.commit(chain("edge", lab.limit(5), lab.wall(), hook=hook))
+    agent.hup()
+    assert agent.wait("applied", commit=commit)["signer"] == "alice@example.com"
+    commit = lab.commit(chain("edge", lab.limit(6), lab.wall(), hook=hook))
+    assert lab.reconciler("plan").expect(2).steps.count("switch") == 1
+    answer = lab.apply()
+    assert "switch" in answer.steps
+    assert answer.json["status"]["applied"]["id"] == commit
+    assert agent.count("applied", commit=commit) == 1
+
+    # An interface appears, and packets on it are judged; it goes, and its pins go with it.
+    passes = agent.count("pass", reason="Applied")
+    support.add_veth(lab.near, "near-late", lab.far, "far-late")
+    agent.wait("pass", more_than=passes, reason="Applied")
+    assert {each["interface"] for each in lab.attached()} == {lab.wire.interface, "near-late"}
+    pins = len(lab.pinned())
+    lab.near.ip("link", "del", "dev", "near-late")
+    agent.wait_until(lambda: len(lab.pinned()) == pins - 1, "the pin of the link to go")
+
+    # Metrics: the last pass, and packets by member and verdict.
+    assert not lab.reaches(DROP_PORT)
+    passes = agent.count("pass")
+    agent.hup()
+    agent.wait("pass", more_than=passes)
+    found = samples(textfile.read_text())
+    wall = 'reconciler_packets_total{chain="edge",member="wall",verdict="dropped"}'
+    assert found[wall] == 1
+    assert found["reconciler_hooks"] == 1
+    assert found["reconciler_suspended"] == 0
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answered:
+        assert samples(answered.read().decode())[wall] == 1
+
+    # The end: programs stay, the socket goes, every line was an event.
+    program = lab.xdp_id()
+    assert agent.stop() == 0
+    assert lab.xdp_id() == program
+    assert not lab.reaches(DROP_PORT)
+    assert list(lab.run.glob("*.sock")) == []
+    assert agent.errors == ""
+    assert all({"time", "event"} <= event.keys() for event in agent.events)
+
+
+def test_the_agent_polls_and_repairs_by_itself(lab: Lab) -> None:
+    lab.config["source"] |= {"interval": "1s", "driftInterval": "300ms"}
+    lab.commit(chain("edge", lab.wall(), hook=lab.hook()))
+    agent = lab.agent()
+    agent.wait("pass", reason="Applied")
+    commit = lab.commit(chain("edge", lab.limit(5), lab.wall(), hook=lab.hook()))
+    agent.wait("applied", commit=commit)
+    lab.commit(chain("edge", lab.wall(), hook=lab.hook()), signed=False)
+    agent.wait("pass", reason="Unsigned")
+    # A detached link sends no event; only looking finds it. It comes back although the newest commit is refused.
+    with support.pin_directory() as pins, Intruder(lab.near, lab.wire.interface, pins) as intruder:
+        (pin,) = (lab.pins / "links").iterdir()
+        intruder.detach(json.loads(support.run("bpftool", "-j", "link", "show", "pinned", str(pin)))["id"])
+    agent.wait("repaired")
+    assert not lab.reaches(DROP_PORT)
+    assert agent.count("refused") == 1
+    assert agent.stop() == 0
+
+
+def test_a_killed_agent_leaves_programs_and_the_next_one_adopts_them(lab: Lab) -> None:
+    lab.commit(chain("edge", lab.limit(5), lab.wall(), hook=lab.hook()))
+    agent = lab.agent()
+    agent.wait("pass", reason="Applied")
+    program, pins = lab.xdp_id(), lab.pinned()
+    with lab.traffic() as traffic:
+        agent.kill()
+        agent = lab.agent()
+        assert agent.wait("pass")["reason"] == "InSync"
+    traffic.assert_filtered()
+    assert (lab.xdp_id(), lab.pinned()) == (program, pins)
+
+    # Killed in the middle of a change, wherever that is, and started again: nothing escapes, all of it arrives.
+    commit = lab.commit(chain("edge", lab.wall(), lab.limit(9, name="other"), hook=lab.hook()))
+    with lab.traffic() as traffic:
+        agent.hup()
+        agent.wait("applying")
+        agent.kill()
+        agent = lab.agent()
+        agent.wait("pass")
+    traffic.assert_filtered()
+    status = lab.reconciler("status").expect(0).json
+    assert status["applied"]["id"] == commit
+    assert len(list((lab.pins / "gen").iterdir())) == 1
+    assert agent.stop() == 0
+
+
+def test_the_agent_starts_without_the_git_server_and_enforces_what_was_applied(lab: Lab) -> None:
+    commit = lab.applied(chain("edge", lab.wall(), hook=lab.hook()))
+    away = lab.repository.path.with_name("away")
+    lab.repository.path.rename(away)
+    # As after a reboot: nothing is attached or pinned any more.
+    for path in (lab.pins / "links").iterdir():
+        path.unlink()
+    assert lab.reaches(DROP_PORT)
+    agent = lab.agent()
+    assert agent.wait("pass")["exitCode"] == 1
+    assert not lab.reaches(DROP_PORT)
+    status = lab.reconciler("status").expect(1).json
+    assert status["applied"]["id"] == commit
+    away.rename(lab.repository.path)
+    passes = agent.count("pass")
+    agent.hup()
+    assert agent.wait("pass", more_than=passes)["exitCode"] == 0
+    assert agent.stop() == 0
+
+
+# --- who may ask -------------------------------------------------------------------------------------------
+
+CLIENT = """
+import json, socket, sys
+with socket.socket(socket.AF_UNIX) as connection:
+    connection.connect(sys.argv[1])
+    connection.sendall(sys.argv[2].encode() + b"\\n")
+    print(b"".join(iter(lambda: connection.recv(65536), b"")).decode())
+"""
+
+
+@pytest.fixture
+def public(lab: Lab) -> Iterator[Lab]:
+    """A host whose socket lies where everybody may look."""
+    with tempfile.TemporaryDirectory(prefix="rct") as folder:
+        Path(folder).chmod(0o755)
+        lab.run = Path(folder) / "run"
+        lab.config["paths"]["run"] = str(lab.run)
+        yield lab
+
+
+def ask_as_nobody(lab: Lab, verb: str, **arguments: Any) -> subprocess.CompletedProcess[str]:
+    request = json.dumps({"verb": verb, "arguments": arguments})
+    command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "/usr/bin/python3", "-c", CLIENT]
+    (path,) = lab.run.glob("*.sock")
+    return subprocess.run([*command, str(path), request], capture_output=True, text=True, check=False, cwd="/")
+
+
+def test_who_is_not_root_may_look_where_the_host_allows_it_and_decides_nothing(public: Lab) -> None:
+    lab = public
+    head = lab.commit(chain("edge", lab.wall(), hook=lab.hook()))
+    agent = lab.agent()
+    agent.wait("pass", reason="Applied")
+    assert "PermissionError" in ask_as_nobody(lab, "plan").stderr
+    assert agent.stop() == 0
+
+    lab.config["control"] = {"mode": "0666"}
+    agent = lab.agent()
+    agent.wait("pass")
+    asked: dict[str, dict[str, Any]] = {
+        "accept": {"commit": head, "reason": "x"},
+        "suspend": {"seconds": 60, "reason": "x"},
+        "resume": {},
+        "confirm": {"digest": "0" * 64},
+        "teardown": {},
+    }
+    for verb, arguments in asked.items():
+        answer = json.loads(ask_as_nobody(lab, verb, **arguments).stdout)
+        assert (verb, answer["reason"], answer["exitCode"]) == (verb, "Forbidden", 1)
+    answer = json.loads(ask_as_nobody(lab, "plan").stdout)
+    assert (answer["exitCode"], answer["plan"]["steps"]) == (0, [])
+    for verb in ("", "no-such-verb"):
+        assert json.loads(ask_as_nobody(lab, verb).stdout)["exitCode"] == 64
+    assert not lab.reaches(DROP_PORT)
+    assert lab.reconciler("status").json["suspension"] is None
+    agent.process.send_signal(signal.SIGINT)
+    assert agent.end() == 0
