@@ -8,6 +8,7 @@ Contract (docs/architecture.md):
    Undo restores attachments, not what state maps counted meanwhile. Evictions are never undone.
 3. An error while undoing never hides the first error; what it leaves over stays in the inventory.
 4. A lost compare-and-swap ends the pass for that hook only: the old program stays there, and so does its generation.
+   So does any refusal of the kernel in a plan that only repairs: one hook that cannot be mended keeps no other broken.
 5. After the point of no return nothing is undone; what cannot be removed is a survivor, tried again by the next pass.
 
 The module reads no clock and makes no decision about what should run.
@@ -88,6 +89,7 @@ class _Run:
     done: list[Step] = field(default_factory=list)
     survivors: list[Drift] = field(default_factory=list)
     stale: list[str] = field(default_factory=list)
+    skipped: list[StepFailure] = field(default_factory=list)
     gaps: dict[str, float] = field(default_factory=dict)
     committed: bool = False
     drained: bool = True
@@ -130,22 +132,17 @@ def execute(
         for step in plan.steps:
             try:
                 _step(run, step)
-            except (StaleError, OccupiedError) as error:
-                if not _skips_hook(run, step, error):
+            except ReconcilerError as error:
+                if not _goes_on(run, plan, step, error):
                     failed = _failure(step, error)
                     break
-            except ReconcilerError as error:
-                if run.committed:
-                    run.survivors.append(_survivor(step, error))
-                    continue
-                failed = _failure(step, error)
-                break
         undone = _undo(run, undo_failures) if failed and not run.committed else ()
     return Outcome(
         inventory=run.inventory(),
         done=tuple(run.done),
         undone=undone,
         failed=failed,
+        skipped=tuple(run.skipped),
         undo_failures=tuple(undo_failures),
         survivors=tuple(run.survivors),
         stale_hooks=tuple(run.stale),
@@ -157,7 +154,7 @@ def execute(
 
 def _expedite(run: _Run, plan: Plan, stack: ExitStack) -> bool:
     waits = sum(isinstance(step, Attach | Switch | ChangeMode | Detach | Drain) for step in plan.steps)
-    evicts = any(isinstance(step, Evict) for step in plan.steps)
+    evicts = any(isinstance(step, Evict) or getattr(step, "displace", None) is not None for step in plan.steps)
     if waits < EXPEDITE_FROM and not evicts:
         return False
     before = run.kernel.grace_setting()
@@ -214,12 +211,21 @@ def _described(loaded: LoadedGeneration, step: Load) -> LoadedGeneration:
 
 def _take_hook(run: _Run, step: Attach | Switch | ChangeMode) -> None:
     """Attach, switch or change mode: afterwards the hook runs `step.generation`."""
+    lost = next(
+        (f for f in run.skipped if isinstance(f.step, Load) and f.step.generation.name == step.generation), None
+    )
+    if lost is not None:
+        raise KernelError(f"attaching to {step.point}", 0, lost.message, reason=lost.reason)
     first = run.kernel.first_program(step.generation)
     before = run.attachments.get(step.point)
     run.journal.journal(run.boot_id, "intent", step=step)
     if isinstance(step, Attach):
         owned = run.kernel.attach(step, first)
+        if owned.gap is not None:
+            run.gaps[str(step.point)] = owned.gap
         run.drained = run.drained and step.displace is None
+        if owned.gap is not None:
+            run.gaps[str(step.point)] = owned.gap
     elif isinstance(step, Switch):
         owned = run.kernel.switch(step, first)
         run.drained = False
@@ -250,7 +256,7 @@ def _detach(run: _Run, step: Detach) -> None:
 def _unload(run: _Run, step: Unload | Unpin) -> None:
     """Unpin what nothing uses; what a hook still runs (a lost race, a failed detach) or was not drained stays."""
     if isinstance(step, Unload):
-        if any(owned.generation == step.generation for owned in run.attachments.values()):
+        if _in_use(run, step.generation):
             return
         if not run.drained:
             raise DrainError("drain", 0, f"generation {step.generation} stays: no grace period could be waited for")
@@ -261,21 +267,22 @@ def _unload(run: _Run, step: Unload | Unpin) -> None:
         run.generations.pop(step.generation, None)
 
 
-def _skips_hook(run: _Run, step: Step, error: KernelError) -> bool:
-    """Whether a lost race concerns one hook only; then the pass goes on elsewhere."""
+def _goes_on(run: _Run, plan: Plan, step: Step, error: ReconcilerError) -> bool:
+    """Whether the pass goes on although this step failed; puts the failure where it belongs."""
     match step:
-        case Attach() | Switch() | ChangeMode() | Detach():
+        case Attach() | Switch() | ChangeMode() | Detach() | Evict() if isinstance(error, StaleError | OccupiedError):
             run.stale.append(f"{step.point}: {error}")
-            return True
-        case Evict():
+        case _ if run.committed:
             run.survivors.append(_survivor(step, error))
-            return True
+        case _ if not plan.changed and isinstance(error, KernelError):
+            run.skipped.append(_failure(step, error))
         case _:
             return False
+    return True
 
 
 def _failure(step: Step, error: ReconcilerError) -> StepFailure:
-    return StepFailure(step=step, reason=error.reason, message=str(error))
+    return StepFailure(step=step, reason=error.reason, message=str(error), disposition=error.disposition.value)
 
 
 def _survivor(step: Step, error: ReconcilerError) -> Drift:
@@ -306,7 +313,7 @@ def _undo(run: _Run, failures: list[StepFailure]) -> tuple[Step, ...]:
             _undo_one(run, step, before)
         except ReconcilerError as error:
             failures.append(_failure(step, error))
-            if isinstance(step, Load):
+            if isinstance(step, Load) and not _in_use(run, step.generation.name):
                 run.leftovers.update(_own_pins(run.generations[step.generation.name], step))
         else:
             undone.append(step)
@@ -319,6 +326,8 @@ def _undo(run: _Run, failures: list[StepFailure]) -> tuple[Step, ...]:
 def _undo_one(run: _Run, step: Step, before: OwnedAttachment | None) -> None:
     match step:
         case Load():
+            if _in_use(run, step.generation.name):
+                raise KernelError(f"unloading {step.generation.name}", 0, "a hook could not be put back and runs it")
             if not run.drained:
                 run.kernel.drain()
                 run.drained = True
@@ -364,6 +373,10 @@ def _undo_one(run: _Run, step: Step, before: OwnedAttachment | None) -> None:
             run.attachments[step.point] = _restored(restored, before)
         case _:
             raise AssertionError(step)
+
+
+def _in_use(run: _Run, generation: str) -> bool:
+    return any(owned.generation == generation for owned in run.attachments.values())
 
 
 def _restored(owned: OwnedAttachment, before: OwnedAttachment | None) -> OwnedAttachment:

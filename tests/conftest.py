@@ -93,6 +93,12 @@ def _skip_reason(report: pytest.TestReport | pytest.CollectReport) -> str:
 # --- leaks -------------------------------------------------------------------------------------------------
 
 
+def _paths(folder: Path) -> Iterator[str]:
+    """Everything below `folder`; what vanishes meanwhile (other processes remove their pins) is no error."""
+    for place, folders, files in os.walk(folder):
+        yield from (os.path.join(place, name) for name in (*folders, *files))  # noqa: PTH118  # no objects for names
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Footprint:
     """What this process and this run hold on the machine.
@@ -115,9 +121,7 @@ class Footprint:
     def take(cls) -> Footprint:
         return cls(
             descriptors=_descriptors(),
-            pins=frozenset(str(path) for path in BPFFS.rglob("*") if _is_ours(str(path)))
-            if BPFFS.is_dir()
-            else frozenset(),
+            pins=frozenset(path for path in _paths(BPFFS) if _is_ours(path)),
             namespaces=frozenset(name for name in _names(NETNS) if _is_ours(name)),
             links=_bpftool_ids("link", ("xdp", "tcx")) if EXCLUSIVE else frozenset(),
             programs=_bpftool_ids("prog", ("xdp", "sched_cls")) if EXCLUSIVE else frozenset(),
