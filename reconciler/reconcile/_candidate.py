@@ -15,6 +15,7 @@ from reconciler import manifest, trust
 from reconciler.config import KeyRule, trust_digest
 from reconciler.errors import (
     ConfigError,
+    Disposition,
     GuardrailError,
     HistoryError,
     ManifestError,
@@ -30,7 +31,7 @@ from reconciler.status import Expiry, Finding, clean
 
 if TYPE_CHECKING:
     from reconciler.config import Trust
-    from reconciler.model import ControlRecord, Package, Quarantine, SourceRecord
+    from reconciler.model import ControlRecord, Hook, Package, Quarantine, SourceRecord, StepFailure
     from reconciler.source import Checkout
 
 
@@ -71,7 +72,7 @@ def judge(parts: Parts, head: str, record: SourceRecord, control: ControlRecord,
     wanted = read_commit(parts, head, signer, record, fresh=True)
     if accepted:
         return wanted
-    _refuse_quarantined(wanted, control.quarantine, parts)
+    refuse_quarantined(wanted, control.quarantine, parts)
     return wanted
 
 
@@ -178,20 +179,32 @@ def _packages(
     refs = package_refs(desired)
     running = frozenset(ref.digest for ref in refs)
     if fresh and (record.applied is None or record.applied.id != checkout.commit):
-        running = _running(parts, record)
+        running = _running(parts, record, desired)
     return parts.packages.ensure(refs, blobs=checkout.blobs, running=running, now=parts.clock.now())
 
 
-def _running(parts: Parts, record: SourceRecord) -> frozenset[str]:
-    """Digests that the last applied commit names: revocation does not stop these."""
+def _running(parts: Parts, record: SourceRecord, desired: DesiredState) -> frozenset[str]:
+    """Digests that revocation does not stop: `desired` wants them only where the last applied commit has them.
+
+    A package that is revoked must not spread either: to another chain, another hook or more interfaces.
+    """
     if record.applied is None:
         return frozenset()
-    checkout = parts.source.checkout(record.applied.id)
     try:
-        desired = _parse(parts, checkout, checkout)
-    except ManifestError:
+        checkout = parts.source.checkout(record.applied.id)
+        before = _places(_parse(parts, checkout, checkout))
+    except (ManifestError, SourceError):
         return frozenset()
-    return frozenset(ref.digest for ref in package_refs(desired))
+    return frozenset(digest for digest, places in _places(desired).items() if places <= before.get(digest, set()))
+
+
+def _places(desired: DesiredState) -> dict[str, set[tuple[str, str, Hook]]]:
+    """Where each package stands: chain, member and hook, by digest."""
+    places: dict[str, set[tuple[str, str, Hook]]] = {}
+    for chain in desired.chains:
+        for member in chain.members:
+            places.setdefault(member.package.digest, set()).add((chain.name, member.name, chain.hook))
+    return places
 
 
 def package_refs(desired: DesiredState) -> tuple[PackageRef, ...]:
@@ -199,7 +212,12 @@ def package_refs(desired: DesiredState) -> tuple[PackageRef, ...]:
     return tuple(sorted({member.package for chain in desired.chains for member in chain.members}))
 
 
-def _refuse_quarantined(wanted: Wanted, quarantine: tuple[Quarantine, ...], parts: Parts) -> None:
+def refuse_quarantined(wanted: Wanted, quarantine: tuple[Quarantine, ...], parts: Parts) -> None:
+    """A state that was taken back here is not tried again, whichever commit wants it.
+
+    Raises:
+        RolledBackError: it was.
+    """
     policy = trust_digest(parts.config)
     for entry in quarantine:
         if (entry.state_digest, entry.policy, entry.kernel) == (wanted.state_digest, policy, parts.kernel_release):
@@ -241,6 +259,13 @@ def nearest_expiry(trust_config: Trust) -> Expiry | None:
         return None
     at, what = min(ends)
     return Expiry(what=what, at=at.isoformat(timespec="seconds"))
+
+
+def failure_error(failure: StepFailure) -> ReconcilerError:
+    """A step's failure as the error that it was, as far as the pass needs it."""
+    error = ReconcilerError(failure.message, reason=failure.reason)
+    error.disposition = Disposition(failure.disposition)
+    return error
 
 
 def finding(error: ReconcilerError, message: str | None = None) -> Finding:

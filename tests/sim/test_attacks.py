@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What somebody who may push, and even sign, cannot do to a host."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from reconciler.config import Revoked
+from tests.sim.host import chain, member, ref, tree
+
+if TYPE_CHECKING:
+    from tests.sim.host import Host
+
+
+def test_a_revoked_package_stays_where_it_runs_and_spreads_nowhere(edge: Host) -> None:
+    edge.trust(revoked=Revoked(digests=frozenset({ref("ratelimit")["digest"]})))
+    spread = [
+        (chain(), chain("more", hook={"type": "xdp", "interfaces": ["eth1"]})),
+        (chain(hook={"type": "xdp", "interfaces": ["eth0", "eth1"]}),),
+        (chain("edge", member(), member(name="again")),),
+        (chain("other"),),
+    ]
+    for documents in spread:
+        edge.origin.commit(*documents)
+        status = edge.apply().status
+        assert (status.reason, status.exit_code) == ("Revoked", 3)
+        assert (edge.runs("eth0"), edge.runs("eth1")) == (["ratelimit"], [])
+    # What runs can still be tuned, and what is beside it changed.
+    commit = edge.origin.commit(chain("edge", member(params={"rate": 1}), member("firewall")))
+    assert edge.apply().status.exit_code == 2
+    assert edge.applied == commit
+    assert edge.runs("eth0") == ["ratelimit", "firewall"]
+
+
+def test_files_behind_a_limit_are_not_taken_for_removed(edge: Host) -> None:
+    # chains/0.yaml sorts behind the others, whose bytes alone exceed the limit on all manifests together.
+    files = tree(chain())
+    files["reconciler.yaml"] += b"spec: {allowEmpty: true}\n"
+    files["chains/z.yaml"] = files.pop("chains/0.yaml")
+    filler = b"#" + b"x" * ((1 << 20) - 2) + b"\n"
+    others = {f"chains/a{n:02}.md": filler for n in range(64)}
+    before = edge.fingerprint()
+    edge.origin.commit(files=files | others)
+    status = edge.apply().status
+    assert (status.reason, status.exit_code) == ("InvalidManifest", 1)
+    assert "in all manifests together" in status.message
+    assert edge.fingerprint() == before
