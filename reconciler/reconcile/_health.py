@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from reconciler.model import CheckHealth, Health, Inventory, StatsCheck, TcpCheck
     from reconciler.reconcile._parts import Clock
 
+TCP_SECONDS: Final = 300.0
+"""For all TCP checks of a change together: while they run nothing is repaired, and the next change waits."""
+
 RETRY_PAUSE: Final = 0.5
 """Seconds between two tries of a check that may still come good before its deadline."""
 
@@ -43,11 +46,13 @@ class KernelHealth:
         self._links(step, inventory)
         if step.source:
             self._source()
+        limit = self.clock.monotonic() + TCP_SECONDS
         for chain, health in sorted(step.checks.items()):
             for check in health.tcp:
-                self._tcp(chain, check)
-            for stats in health.stats:
-                self._stats(chain, stats, inventory)
+                self._tcp(chain, check, limit)
+        self._stats(
+            [(chain, each) for chain, health in sorted(step.checks.items()) for each in health.stats], inventory
+        )
 
     def _links(self, step: CheckHealth, inventory: Inventory) -> None:
         for owned in inventory.attachments:
@@ -71,9 +76,9 @@ class KernelHealth:
             reason="SourceCutOff",
         )
 
-    def _tcp(self, chain: str, check: TcpCheck) -> None:
+    def _tcp(self, chain: str, check: TcpCheck, limit: float) -> None:
         host, _, port = check.connect.rpartition(":")
-        deadline = self.clock.monotonic() + check.within
+        deadline = min(self.clock.monotonic() + check.within, limit)
         error: OSError | None = None
         while (left := deadline - self.clock.monotonic()) > 0:
             try:
@@ -83,21 +88,25 @@ class KernelHealth:
                 error = failure
                 self.clock.sleep(min(RETRY_PAUSE, max(deadline - self.clock.monotonic(), 0)))
         raise HealthError(
-            f"chain {chain}: expected a connection to {check.connect} within {check.within:g} s, got {error}"
+            f"chain {chain}: expected a connection to {check.connect} within {check.within:g} s, "
+            f"got {error or f'no time left of the {TCP_SECONDS:g} s for all TCP checks'}"
         )
 
-    def _stats(self, chain: str, check: StatsCheck, inventory: Inventory) -> None:
-        before = self._counters(chain, check.member, inventory)
-        self.clock.sleep(check.over)
-        after = self._counters(chain, check.member, inventory)
-        seen = after.get("seen", 0) - before.get("seen", 0)
-        count = after.get(check.counter, 0) - before.get(check.counter, 0)
-        if seen > 0 and count >= check.below * seen:
-            share = f"{100 * count / seen:.1f}%"
-            raise HealthError(
-                f"chain {chain}, member {check.member}: expected {check.counter} below {100 * check.below:g}% "
-                f"over {check.over:g} s, got {share} of {seen} packets"
-            )
+    def _stats(self, checks: list[tuple[str, StatsCheck]], inventory: Inventory) -> None:
+        """All at the same time: together they take as long as the longest."""
+        start = self.clock.monotonic()
+        before = [self._counters(chain, check.member, inventory) for chain, check in checks]
+        for (chain, check), first in sorted(zip(checks, before, strict=True), key=lambda pair: pair[0][1].over):
+            self.clock.sleep(max(start + check.over - self.clock.monotonic(), 0))
+            after = self._counters(chain, check.member, inventory)
+            seen = after.get("seen", 0) - first.get("seen", 0)
+            count = after.get(check.counter, 0) - first.get(check.counter, 0)
+            if seen > 0 and count >= check.below * seen:
+                share = f"{100 * count / seen:.1f}%"
+                raise HealthError(
+                    f"chain {chain}, member {check.member}: expected {check.counter} below {100 * check.below:g}% "
+                    f"over {check.over:g} s, got {share} of {seen} packets"
+                )
 
     def _counters(self, chain: str, member: str, inventory: Inventory) -> dict[str, int]:
         used = {owned.generation for owned in inventory.attachments}

@@ -45,3 +45,16 @@ def test_files_behind_a_limit_are_not_taken_for_removed(edge: Host) -> None:
     assert (status.reason, status.exit_code) == ("InvalidManifest", 1)
     assert "in all manifests together" in status.message
     assert edge.fingerprint() == before
+
+
+def test_health_checks_take_as_long_as_the_longest_however_many_there_are(edge: Host) -> None:
+    counters = ("dropped", "passed", "redirected")
+    checks = [
+        {"member": "ratelimit", "counter": counter, "below": f"{below}%", "over": "5m"}
+        for counter in counters
+        for below in range(90, 100)
+    ]
+    asked = len(edge.clock.slept)
+    edge.origin.commit(chain("edge", member(params={"rate": 3}), health={"source": False, "stats": checks}))
+    assert edge.apply().status.reason == "Applied"
+    assert sum(edge.clock.slept[asked:]) == 300
