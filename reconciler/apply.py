@@ -130,6 +130,8 @@ def execute(
     with ExitStack() as stack:
         expedited = _expedite(run, plan, stack)
         for step in plan.steps:
+            if _lost(run, step):
+                continue
             try:
                 _step(run, step)
             except ReconcilerError as error:
@@ -211,11 +213,6 @@ def _described(loaded: LoadedGeneration, step: Load) -> LoadedGeneration:
 
 def _take_hook(run: _Run, step: Attach | Switch | ChangeMode) -> None:
     """Attach, switch or change mode: afterwards the hook runs `step.generation`."""
-    lost = next(
-        (f for f in run.skipped if isinstance(f.step, Load) and f.step.generation.name == step.generation), None
-    )
-    if lost is not None:
-        raise KernelError(f"attaching to {step.point}", 0, lost.message, reason=lost.reason)
     first = run.kernel.first_program(step.generation)
     before = run.attachments.get(step.point)
     run.journal.journal(run.boot_id, "intent", step=step)
@@ -265,6 +262,12 @@ def _unload(run: _Run, step: Unload | Unpin) -> None:
     run.leftovers.difference_update(step.pins)
     if isinstance(step, Unload):
         run.generations.pop(step.generation, None)
+
+
+def _lost(run: _Run, step: Step) -> bool:
+    """Whether the generation that this hook should get could not be loaded; that failure is on record."""
+    lost = {failure.step.generation.name for failure in run.skipped if isinstance(failure.step, Load)}
+    return isinstance(step, Attach | Switch | ChangeMode) and step.generation in lost
 
 
 def _goes_on(run: _Run, plan: Plan, step: Step, error: ReconcilerError) -> bool:

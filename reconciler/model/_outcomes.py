@@ -84,6 +84,7 @@ class Plan:
     Attributes:
         state_digest: of the host's canonical DesiredState.
         inventory: what is owned already when nothing is executed (adopted objects); apply starts from it.
+        changed: another desired state than the one applied last: all or nothing. A repair is for each hook by itself.
         pending: hooks that cannot be served now (absent, occupied, contested): drift, not failure.
         notes: what the kernel forces (gaps, state that is lost), one sentence each.
     """
@@ -96,6 +97,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     guard: Guard = field(default_factory=Guard)
     inventory: Inventory = field(default_factory=lambda: Inventory(boot_id=""))
+    changed: bool = True
 
     @property
     def digest(self) -> str:
@@ -105,11 +107,16 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepFailure:
-    """A step that did not take effect, and why."""
+    """A step that did not take effect, and why.
+
+    Attributes:
+        disposition: the error's, as text: whether trying again can help.
+    """
 
     step: Step
     reason: str
     message: str
+    disposition: str = "backoff"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +126,8 @@ class Outcome:
     Attributes:
         done: steps that took effect and stand.
         undone: steps that took effect and were taken back.
-        failed: the first error; later ones are in `undo_failures`.
+        failed: the first error, which ended the pass; later ones are in `undo_failures`.
+        skipped: steps that failed in a plan that only repairs: each hook for itself, the others stand.
         survivors: what should be gone and is not: foreign programs that resisted, pins that stayed.
         inventory: what is owned now, also after a failure.
         stale_hooks: hooks on which a compare-and-swap lost; observe again.
@@ -131,6 +139,7 @@ class Outcome:
     done: tuple[Step, ...] = ()
     undone: tuple[Step, ...] = ()
     failed: StepFailure | None = None
+    skipped: tuple[StepFailure, ...] = ()
     undo_failures: tuple[StepFailure, ...] = ()
     survivors: tuple[Drift, ...] = ()
     stale_hooks: tuple[str, ...] = ()

@@ -144,6 +144,7 @@ def make(given: PlanInput) -> Plan:
         notes=tuple(draft.notes),
         guard=guard,
         inventory=_adopted(given, observed),
+        changed=changed,
     )
 
 

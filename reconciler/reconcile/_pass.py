@@ -46,7 +46,15 @@ from reconciler.model import (
     Suspension,
     encode_json,
 )
-from reconciler.reconcile._candidate import context_digest, finding, judge, last_good, nearest_expiry
+from reconciler.reconcile._candidate import (
+    context_digest,
+    failure_error,
+    finding,
+    judge,
+    last_good,
+    nearest_expiry,
+    refuse_quarantined,
+)
 from reconciler.reconcile._health import KernelHealth
 from reconciler.reconcile._parts import Notes, Parts, PassResult, Request, Wanted
 from reconciler.state import recover
@@ -57,6 +65,10 @@ if TYPE_CHECKING:
 
 MAX_QUARANTINE: Final = 50
 """Quarantined states that are remembered; the oldest go first."""
+
+
+MAX_RACES: Final = 2
+"""Further looks at the kernel in one pass after a lost race; then the hook is contested, and the loop tries again."""
 
 
 class Pass:
@@ -177,7 +189,14 @@ class Pass:
         else:
             self._remember_failure()
             self._remember_refusal()
-        return last_good(self.parts, self.record, self.notes)
+        return self._last_good()
+
+    def _last_good(self) -> Wanted | None:
+        """What was applied last. Another host configuration can make another state of it: that one may be refused."""
+        wanted = last_good(self.parts, self.record, self.notes)
+        if wanted is not None and wanted.state_digest != self.record.state_digest:
+            refuse_quarantined(wanted, self.control.quarantine, self.parts)
+        return wanted
 
     def _remember_failure(self) -> None:
         """What the last poll found of the source still holds; one that is silent for too long is stale instead."""
@@ -293,7 +312,7 @@ class Pass:
             if not wanted.fresh:
                 raise
             self._refuse(wanted.commit, error)
-            fallback = last_good(self.parts, self.record, self.notes)
+            fallback = self._last_good()
             if fallback is None or self.request.dry_run:
                 return
             self.wanted = fallback
@@ -348,6 +367,22 @@ class Pass:
         raise error
 
     def _execute(self, wanted: Wanted, made: Plan, inventory: Inventory) -> None:
+        """Carry the plan out; hooks on which a race was lost are observed and planned again, with the same gates."""
+        outcome = self._carry_out(wanted, made, inventory)
+        for _ in range(MAX_RACES):
+            if outcome is None or outcome.failed is not None or not outcome.stale_hooks:
+                break
+            again = self._make(wanted, outcome.inventory, *self._observe(wanted, outcome.inventory))
+            self.plan = again
+            outcome = _joined(outcome, self._carry_out(wanted, again, outcome.inventory), again.inventory)
+        self.outcome = outcome
+        if outcome is not None and outcome.stale_hooks:
+            self.notes.retry_now = True
+        if outcome is None or outcome.failed is None:
+            self._record_applied(wanted)
+
+    def _carry_out(self, wanted: Wanted, made: Plan, inventory: Inventory) -> Outcome | None:
+        """One plan; None when there is nothing to do."""
         parts = self.parts
         if made.steps:
             parts.state.save_source(self.record)
@@ -358,22 +393,23 @@ class Pass:
                 probe=parts.source.probe,
                 confirm_timeout=parts.config.source.confirm_timeout,
             )
-            self.outcome = apply.execute(
+            outcome = apply.execute(
                 made, kernel=parts.kernel, packages=wanted.packages, journal=parts.state, checks=health
             )
-            parts.state.save_inventory(self.outcome.inventory)
+            self.outcome = outcome
+            parts.state.save_inventory(outcome.inventory)
             parts.state.clear_journal()
-            self._judge_outcome(wanted, made, self.outcome)
-        elif made.inventory != inventory or parts.state.journal_records():
+            self._judge_outcome(wanted, made, outcome)
+            return outcome
+        if made.inventory != inventory or parts.state.journal_records():
             parts.state.save_inventory(made.inventory)
             parts.state.clear_journal()
-        failed = self.outcome is not None and self.outcome.failed is not None
-        if not failed:
-            self._record_applied(wanted)
+        return None
 
     def _record_applied(self, wanted: Wanted) -> None:
         """The watermark moves only after everything is as the commit wants it."""
         if not wanted.fresh:
+            self.record = replace(self.record, state_digest=wanted.state_digest)
             return
         before = self.record.applied
         if before is None or before.id != wanted.commit:
@@ -397,10 +433,11 @@ class Pass:
         self.parts.packages.prune(frozenset(wanted.packages))
 
     def _judge_outcome(self, wanted: Wanted, made: Plan, outcome: Outcome) -> None:
-        if outcome.stale_hooks:
-            self.notes.retry_now = True
         for survivor in outcome.survivors:
             self._emit("survivor", where=survivor.where, message=survivor.message)
+        for skipped in outcome.skipped:
+            self._emit("not-repaired", step=skipped.step.step, reason=skipped.reason, message=skipped.message)
+            self._found(failure_error(skipped))
         for step in outcome.done:
             if step.step == "evict":
                 self._emit("evicted", where=str(step.point), program=step.program.id, reason=step.reason)
@@ -416,16 +453,12 @@ class Pass:
             )
         self._emit("rolled-back", commit=wanted.commit, reason=failed.reason, message=message)
         self._history("rolled-back", commit=wanted.commit, reason=failed.reason, message=clean(message, 500))
-        health = failed.step.step == "check-health"
-        if wanted.fresh and (health or failed.reason == "VerifierRejected"):
+        error = failure_error(replace(failed, message=message))
+        if failed.step.step == "check-health":
+            error = RolledBackError(f"commit {wanted.commit[:12]} was taken back: {message}")
+        if made.changed and error.disposition is Disposition.STALLED:
             self._quarantine(wanted, failed.message)
-        if health:
-            error: ReconcilerError = RolledBackError(f"commit {wanted.commit[:12]} was taken back: {message}")
-        else:
-            error = ReconcilerError(message, reason=failed.reason)
-            self.notes.transient = True
-        if wanted.fresh and (health or failed.reason == "VerifierRejected"):
-            error.disposition = Disposition.STALLED
+        if wanted.fresh and error.disposition is Disposition.STALLED:
             self._refuse(wanted.commit, error)
         else:
             self._found(error)
@@ -597,6 +630,19 @@ class Pass:
     def _save_control(self) -> None:
         if not self.request.dry_run:
             self.parts.state.save_control(self.control)
+
+
+def _joined(first: Outcome, second: Outcome | None, inventory: Inventory) -> Outcome:
+    """Two executions of one pass as one."""
+    if second is None:
+        return replace(first, inventory=inventory, stale_hooks=(), survivors=())
+    return replace(
+        second,
+        done=(*first.done, *second.done),
+        gaps={**first.gaps, **second.gaps},
+        expedited=first.expedited or second.expedited,
+        committed=first.committed or second.committed,
+    )
 
 
 __all__ = ["HealthError", "Pass"]
