@@ -25,7 +25,7 @@ from typing import IO, TYPE_CHECKING, Final
 from reconciler.errors import SourceError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
 MINIMUM_GIT: Final = (2, 34)
@@ -34,6 +34,8 @@ MAX_OUTPUT: Final = 4 << 20
 """Bytes that a command may print; ls-remote of one ref prints about 60."""
 MAX_MESSAGES: Final = 64 << 10
 """Bytes of standard error that are looked at; more is read and dropped."""
+WATCH_SECONDS: Final = 2.0
+"""Seconds between two looks at what a command writes to the disk."""
 TERM_GRACE: Final = 2.0
 """Seconds between SIGTERM, on which git removes its temporary files, and SIGKILL."""
 
@@ -138,6 +140,7 @@ class GitRunner:
         *arguments: str,
         timeout: float,
         remote: Remote | None = None,
+        watch: Callable[[], None] | None = None,
     ) -> Completed:
         """Run `git ARGUMENTS` to its end.
 
@@ -145,6 +148,7 @@ class GitRunner:
             arguments: the subcommand and what follows; never a secret.
             timeout: seconds until the whole process group is ended.
             remote: given for commands that may talk to the source; without it every transport is refused.
+            watch: called every `WATCH_SECONDS`; what it raises ends the command, and is raised here.
 
         Raises:
             SourceError: git is missing, ran longer than `timeout`, printed more than `MAX_OUTPUT`, or was cancelled.
@@ -158,7 +162,7 @@ class GitRunner:
             command = self._command(arguments, remote, secrets)
             process = self._start(command, stdin=None, inherit=descriptors)
             stack.callback(self._finish, process)
-            return self._drain(process, arguments[0], timeout)
+            return self._drain(process, arguments[0], timeout, watch)
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
         """Start a command that is spoken to over pipes, without network; end it with `stop`."""
@@ -239,11 +243,13 @@ class GitRunner:
                 _signal_group(process, signal.SIGKILL)
         return process
 
-    def _drain(self, process: subprocess.Popen[bytes], name: str, timeout: float) -> Completed:
+    def _drain(
+        self, process: subprocess.Popen[bytes], name: str, timeout: float, watch: Callable[[], None] | None
+    ) -> Completed:
         output, messages = bytearray(), bytearray()
         deadline = time.monotonic() + timeout
         try:
-            for stream, chunk in read_pipes(process, deadline):
+            for stream, chunk in read_pipes(process, deadline, watch):
                 if stream is process.stdout:
                     output += chunk
                     if len(output) > MAX_OUTPUT:
@@ -285,20 +291,32 @@ def memory_file(content: bytes) -> Iterator[int]:
         os.close(descriptor)
 
 
-def read_pipes(process: subprocess.Popen[bytes], deadline: float) -> Iterator[tuple[IO[bytes], bytes]]:
+def read_pipes(
+    process: subprocess.Popen[bytes], deadline: float, watch: Callable[[], None] | None = None
+) -> Iterator[tuple[IO[bytes], bytes]]:
     """What a process prints, as it prints it, until both pipes end.
 
+    Args:
+        process: with pipes.
+        deadline: monotonic seconds.
+        watch: called every `WATCH_SECONDS`.
+
     Raises:
-        TimeoutError: `deadline` (monotonic seconds) passed.
+        TimeoutError: `deadline` passed.
     """
+    next_look = time.monotonic() + WATCH_SECONDS
     with selectors.DefaultSelector() as selector:
         for pipe in (process.stdout, process.stderr):
             if pipe is not None:
                 selector.register(pipe, selectors.EVENT_READ)
         while selector.get_map():
-            ready = selector.select(max(0.0, deadline - time.monotonic()))
-            if not ready:
-                raise TimeoutError
+            now = time.monotonic()
+            if now >= deadline:
+                raise TimeoutError  # also of a process that never stops to print
+            if watch is not None and now >= next_look:
+                watch()
+                next_look = time.monotonic() + WATCH_SECONDS
+            ready = selector.select(min(deadline - now, WATCH_SECONDS) if watch is not None else deadline - now)
             for key, _ in ready:
                 stream: IO[bytes] = key.fileobj  # type: ignore[assignment]
                 chunk = os.read(key.fd, 1 << 16)

@@ -153,7 +153,9 @@ class LocalRepository:
         """Remove what killed processes left; only while `writing`. Returns the size in bytes of the largest file."""
         objects = self.directory / "objects"
         largest = 0
-        for path in [*objects.glob("tmp_*"), *objects.glob("pack/tmp_*")]:
+        # .temp is what the protocol for static files leaves, .keep a fetch: repacking would leave such a pack alone.
+        leftovers = ("tmp_*", "pack/tmp_*", "pack/*.temp", "pack/*.keep", "??/tmp_*", "??/*.temp")
+        for path in [each for pattern in leftovers for each in objects.glob(pattern)]:
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:
@@ -184,6 +186,18 @@ class LocalRepository:
                 reason="SourceTooLarge",
             )
 
+    def watch_size(self) -> None:
+        """Raise SourceError when a fetch brings more than there may be.
+
+        The limit on a file's size limits a pack; a server of static files sends any number of loose objects.
+        """
+        limit = self._limits.repository_bytes + self._limits.pack_bytes
+        if self._size() > limit:
+            raise SourceRefusedError(
+                f"{self.directory}: expected at most {limit} bytes, got more; the fetch was ended",
+                reason="SourceTooLarge",
+            )
+
     def packs(self) -> int:
         """How many packs there are; every fetch brings one."""
         return sum(1 for _ in (self.directory / "objects" / "pack").glob("*.pack"))
@@ -194,12 +208,13 @@ class LocalRepository:
         Raises:
             SourceError: it failed; nothing is lost.
         """
-        # -a -d also drops what no mark reaches: refused candidates, rewritten history.
+        # -a -d also drops what no mark reaches: refused candidates, rewritten history. Loose objects it leaves.
         options = ("-a", "-d", "-q", "--no-write-bitmap-index", "--window-memory=64m")
-        done = self._runner.run("repack", *options, timeout=self._limits.fetch_timeout)
-        if done.code != 0:
-            self.sweep()
-            raise explain("repack the local repository", done.messages, done.code, None)
+        for command in (("repack", *options), ("prune", "--expire=now")):
+            done = self._runner.run(*command, timeout=self._limits.fetch_timeout)
+            if done.code != 0:
+                self.sweep()
+                raise explain("repack the local repository", done.messages, done.code, None)
 
     def mark(self, mark: Mark, commit: str) -> None:
         """Point `mark` at `commit`; only while `writing`.
@@ -221,7 +236,12 @@ class LocalRepository:
         return check_id(text.split()[-1]) if done.code == 0 and text else None
 
     def _size(self) -> int:
-        return sum(path.stat().st_size for path in (self.directory / "objects" / "pack").iterdir())
+        total = 0
+        for folder in (self.directory / "objects").iterdir():
+            for path in folder.iterdir() if folder.is_dir() else ():
+                with contextlib.suppress(FileNotFoundError):  # a fetch renames what it wrote
+                    total += path.stat().st_size
+        return total
 
     def _lock(self, descriptor: int, timeout: float) -> None:
         deadline = time.monotonic() + timeout

@@ -112,6 +112,7 @@ class Source:
                 f"+{self._settings.ref}:{reference(Mark.CANDIDATE)}",
                 timeout=self._settings.limits.fetch_timeout,
                 remote=remote,
+                watch=self._local.watch_size,
             )
             if done.code != 0:
                 # git does not say that the limit on a file's size ended its child, but what it wrote does.

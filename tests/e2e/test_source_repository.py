@@ -567,13 +567,18 @@ def test_leftovers_of_a_killed_fetch_are_swept_when_opening(
         local / "objects" / "pack" / "tmp_pack_AbCdEf",
         local / "objects" / "pack" / "tmp_idx_AbCdEf",
         local / "objects" / "pack" / "pack-0123.pack",
+        local / "objects" / "pack" / "pack-4567.keep",
+        local / "objects" / "pack" / "pack-89ab.pack.temp",
         local / "objects" / "tmp_obj_AbCdEf",
+        local / "objects" / "cd" / "tmp_obj_AbCdEf",
+        local / "objects" / "cd" / "0123.temp",
         local / "refs" / "reconciler" / "candidate.lock",
         local / "packed-refs.lock",
         local / "HEAD.lock",
         local / "shallow.lock",
         local / "config.lock",
     ]
+    (local / "objects" / "cd").mkdir(exist_ok=True)
     for path in leftovers:
         path.write_bytes(b"half")
     (local / "objects" / "tmp_objdir-incoming-x" / "pack").mkdir(parents=True)

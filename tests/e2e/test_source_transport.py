@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from reconciler.errors import Disposition, SourceError
-from reconciler.source import Source, SourceAuth, SourceLimits, SourceSettings, open_source
+from reconciler.source import Source, SourceAuth, SourceLimits, SourceSettings, _git, open_source
 from tests.e2e.servers import (
     Authority,
     GitRepository,
@@ -573,6 +573,47 @@ def test_a_folder_of_static_files_is_enough_but_its_alternates_are_not_followed(
                 with pytest.raises(SourceError):
                     two.fetch(head)
             assert other.requests == []
+
+
+def test_static_files_cannot_fill_the_disk(
+    repository: GitRepository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Loose objects come one by one, so no limit on a file's size limits them.
+    monkeypatch.setattr(_git, "WATCH_SECONDS", 0.01)
+    first = repository.head()
+    assert first is not None
+    limits = {"repository_bytes": 1 << 18, "pack_bytes": 1 << 18}
+    objects = tmp_path / "git" / "objects"
+    with files_https(repository.path.parent, tmp_path / "https") as server:
+        repository.git("update-server-info")
+        with closing(over_https(server, tmp_path, **limits)) as source:
+            source.fetch(source.resolve())
+            source.promote(first)
+            junk = {f"junk/{number}": os.urandom(1 << 16) for number in range(64)}
+            repository.commit({**FILES, **junk})
+            repository.git("update-server-info")
+            with pytest.raises(SourceError) as caught:
+                source.fetch(source.resolve())
+            assert caught.value.reason == "SourceTooLarge"
+            assert "the fetch was ended" in str(caught.value)
+            assert sum(path.stat().st_size for path in objects.rglob("*") if path.is_file()) < 3 << 20
+            # What was refused makes room for what is acceptable.
+            repository.git("update-ref", MAIN, repository.commit({**FILES, "chains/b.yaml": b"b"}, parents=(first,)))
+            repository.git("update-server-info")
+            head = source.resolve()
+            source.fetch(head)
+            assert source.checkout(head).files["chains/b.yaml"] == b"b"
+            assert sum(path.stat().st_size for path in objects.rglob("*") if path.is_file()) < 1 << 18
+
+
+def test_a_process_that_never_stops_to_print_is_left_all_the_same() -> None:
+    with subprocess.Popen(["yes"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        try:
+            with pytest.raises(TimeoutError):
+                for _ in _git.read_pipes(process, time.monotonic() + 0.2):
+                    pass
+        finally:
+            process.kill()
 
 
 def test_a_shallow_server_is_refused(repository: GitRepository, tmp_path: Path) -> None:
