@@ -257,6 +257,8 @@ def _unload(run: _Run, step: Unload | Unpin) -> None:
             return
         if not run.drained:
             raise DrainError("drain", 0, f"generation {step.generation} stays: no grace period could be waited for")
+    elif any(path.startswith("links/") for path in step.pins):
+        run.drained = False  # a link without a pin detaches
     run.journal.journal(run.boot_id, "intent", step=step)
     run.kernel.unload(step.pins)
     run.leftovers.difference_update(step.pins)

@@ -50,6 +50,7 @@ class HookPlanner:
         displaceable: foreign attachments that enforce mode may remove, by hook.
         names: content digest to the name of the generation that serves it.
         held: generations that stay because a hook that cannot be touched runs them.
+        held_pins: link pins that stay because their namespace has no name now and a chain wants it.
         freed_pins: defunct link pins that are unpinned before a hook is attached again.
         switched: targets whose hook gets a step.
     """
@@ -69,6 +70,7 @@ class HookPlanner:
     notes: list[str] = field(default_factory=list)
     names: dict[str, str] = field(default_factory=dict)
     held: set[str] = field(default_factory=set)
+    held_pins: set[str] = field(default_factory=set)
     freed_pins: set[str] = field(default_factory=set)
     switched: list[Target] = field(default_factory=list)
     displacing: dict[HookPoint, Attach] = field(default_factory=dict)
@@ -81,6 +83,15 @@ class HookPlanner:
         for point in sorted(self.observed.current):
             if point not in self.targets.by_point:
                 self._leave(self.observed.current[point])
+        self._hold_nameless()
+
+    def _hold_nameless(self) -> None:
+        """A namespace that lost its name is out of reach, not gone: what runs in it goes on while a chain wants it."""
+        wanted = self.targets.namespaces & set(self.snapshot.missing)
+        for owned in self.inventory.attachments:
+            if owned.pin is not None and owned.pin in self.observed.elsewhere and owned.point.netns in wanted:
+                self.held_pins.add(owned.pin)
+                self.held.add(owned.generation)
 
     # --- generations -------------------------------------------------------------------------------------
 
@@ -110,8 +121,8 @@ class HookPlanner:
                 self.drift.append(
                     Drift(kind=DriftKind.ALTERED, where=f"generation {instance.name[:12]}", message=problem)
                 )
-        numbers = {int(instance.name.rsplit("_", 1)[1]) for instance in taken}
-        number = next(n for n in range(len(numbers) + 1) if n not in numbers)
+        names = {instance.name for instance in taken}
+        number = next(n for n in range(len(names) + 1) if f"{prefix}{n}" not in names)
         existing = frozenset(self.observed.map_pins) | self._reuse_lost_state()
         planned = {
             use.pin for step in self.loads if isinstance(step, Load) for m in step.generation.members for use in m.maps
@@ -207,12 +218,12 @@ class HookPlanner:
         if current is None:
             self._attach(target, state)
             return
+        self._keep_pin(target, current)
         if current.attachment.kind is AttachKind.XDP_LINK and self._wrong_mode(target, current):
             self._change_mode(target, current)
             return
         name = self._generation(target)
         if current.generation == name:
-            self._keep(target, current)
             return
         self._note_drift(target, current)
         self.switched.append(target)
@@ -230,8 +241,8 @@ class HookPlanner:
             )
         )
 
-    def _keep(self, target: Target, current: Current) -> None:
-        """The hook runs what it should; only its link's pin may have to come back."""
+    def _keep_pin(self, target: Target, current: Current) -> None:
+        """Whatever the hook runs: the pin of its link may have to come back first."""
         if current.attachment.link_id is None or current.pin is not None:
             return
         path = f"links/{target.point.key}"

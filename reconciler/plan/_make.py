@@ -143,7 +143,7 @@ def make(given: PlanInput) -> Plan:
         pending=tuple(sorted(draft.pending, key=lambda drift: (drift.where, drift.kind, drift.message))),
         notes=tuple(draft.notes),
         guard=guard,
-        inventory=_adopted(given, observed),
+        inventory=_adopted(given, observed, planner),
         changed=changed,
     )
 
@@ -200,6 +200,8 @@ def _supersedes(step: Step) -> bool:
 
 def _clean_up(draft: _Draft, given: PlanInput, targets: Targets, observed: Observed, planner: HookPlanner) -> None:
     """Unload generations and unpin state that neither a hook (after this plan) nor the desired state needs."""
+    if not given.snapshot.complete:
+        return  # what was not seen is not left over
     keep = set(planner.names.values()) | planner.held
     for name, instance in observed.instances.items():
         if name in keep:
@@ -209,19 +211,21 @@ def _clean_up(draft: _Draft, given: PlanInput, targets: Targets, observed: Obser
         reason = "superseded" if instance.whole else "; ".join(instance.problems)
         draft.unloads.append(Unload(generation=name, pins=pins, reason=reason))
     state_pins = {path for path in observed.map_pins if path.startswith("state/")}
-    used = targets.state_pins | {
-        entry.pin
-        for name in keep
-        if name in observed.instances and (loaded := observed.instances[name].loaded) is not None
-        for entry in loaded.maps
-    }
+    kept = [loaded for name in keep if name in observed.instances and (loaded := observed.instances[name].loaded)]
+    used = targets.state_pins | {entry.pin for loaded in kept for entry in loaded.maps}
+    used |= {program.pin for loaded in kept for program in loaded.programs} | planner.held_pins
     if unused := tuple(sorted(state_pins - used)):
         draft.unloads.append(Unpin(pins=unused, reason="no declared member keeps this state"))
+    attached = set(observed.elsewhere) - planner.held_pins - planner.freed_pins
+    if attached:
+        draft.detaches.append(
+            Unpin(pins=tuple(sorted(attached)), reason="attached where no chain is declared any more")
+        )
     known = {path for instance in observed.instances.values() for path in instance.pins}
     known |= state_pins | {current.pin for current in observed.current.values() if current.pin} | set(observed.defunct)
     orphans = {pin.path for pin in given.snapshot.pins} - known
     orphans |= set(given.inventory.leftovers) & {pin.path for pin in given.snapshot.pins} - used
-    defunct = set(observed.defunct) - planner.freed_pins
+    defunct = set(observed.defunct) - planner.freed_pins - planner.held_pins - attached
     if stray := tuple(sorted((orphans | defunct) - {pin for step in draft.unloads for pin in _pins(step)})):
         draft.unloads.append(Unpin(pins=stray, reason="left over: nothing is attached through it"))
 
@@ -230,10 +234,11 @@ def _pins(step: Step) -> tuple[str, ...]:
     return step.pins if isinstance(step, Unload | Unpin) else ()
 
 
-def _adopted(given: PlanInput, observed: Observed) -> Inventory:
+def _adopted(given: PlanInput, observed: Observed, planner: HookPlanner) -> Inventory:
     """What is owned before any step: the records that the kernel confirms."""
     before = {owned.point: owned for owned in given.inventory.attachments}
-    attachments = []
+    pins = {pin.path for pin in given.snapshot.pins}
+    attachments = [owned for owned in given.inventory.attachments if owned.pin in planner.held_pins]
     for point in sorted(observed.current):
         current = observed.current[point]
         recorded = before.get(point)
@@ -254,8 +259,8 @@ def _adopted(given: PlanInput, observed: Observed) -> Inventory:
         generations=tuple(
             instance.loaded for _, instance in sorted(observed.instances.items()) if instance.loaded is not None
         ),
-        attachments=tuple(attachments),
-        leftovers=given.inventory.leftovers,
+        attachments=tuple(sorted(attachments, key=lambda owned: owned.point)),
+        leftovers=tuple(path for path in given.inventory.leftovers if path in pins),
         bpffs_id=given.snapshot.bpffs_id,
     )
 

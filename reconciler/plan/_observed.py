@@ -7,7 +7,7 @@ the inventory only confirms that ids and contents are the ones that we made. Not
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from reconciler.model import (
@@ -79,7 +79,7 @@ class Current:
     Attributes:
         generation: name of the generation whose first program runs; None when it is none of ours.
         pin: the link's pin as it exists now, None when it is missing or the attachment is no link.
-        made_qdisc: from the inventory.
+        made_qdisc: we made the clsact qdisc of this interface, as the inventory says.
     """
 
     point: HookPoint
@@ -95,13 +95,15 @@ class Observed:
     """The snapshot, seen from what is ours.
 
     Attributes:
-        defunct: link pins whose link is on no hook: detached by somebody, or the interface is gone.
-        stray: every other pin of ours that no whole generation and no current attachment accounts for.
+        defunct: link pins whose link is on no hook that was read: detached, or its interface is gone, or elsewhere.
+        elsewhere: those of them whose link is attached all the same (in a namespace without a name), and the generation
+            that runs there, if it is one of ours.
     """
 
     instances: Mapping[str, Instance]
     current: Mapping[HookPoint, Current]
     defunct: tuple[str, ...] = ()
+    elsewhere: Mapping[str, str | None] = field(default_factory=dict)
     map_pins: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -125,16 +127,22 @@ def observe(snapshot: Snapshot, inventory: Inventory) -> Observed:
     }
     link_pins = {pin.id: pin.path for pin in snapshot.pins if pin.kind is PinKind.LINK}
     owned = {attachment.point: attachment for attachment in inventory.attachments}
+    qdiscs = {(each.point.netns_inode, each.point.ifindex) for each in inventory.attachments if each.made_qdisc}
     current: dict[HookPoint, Current] = {}
     for state in snapshot.hooks.values():
         found = _current(state, first, link_pins, owned.get(state.point), snapshot)
         if found is not None:
-            current[state.point] = found
+            # Both directions share one qdisc: whichever leaves last takes it along.
+            made_qdisc = found.pin is None and (state.point.netns_inode, state.point.ifindex) in qdiscs
+            current[state.point] = replace(found, made_qdisc=made_qdisc)
     used = {found.pin for found in current.values()}
+    defunct = {number: path for number, path in link_pins.items() if path not in used}
+    attached = {number: link for number, link in snapshot.links.items() if number in defunct and link.ifindex}
     return Observed(
         instances=instances,
         current=current,
-        defunct=tuple(sorted(path for path in link_pins.values() if path not in used)),
+        defunct=tuple(sorted(defunct.values())),
+        elsewhere={defunct[number]: first.get(link.program_id) for number, link in sorted(attached.items())},
         map_pins={pin.path: pin.id for pin in snapshot.pins if pin.kind is PinKind.MAP},
     )
 
@@ -166,7 +174,6 @@ def _current(
             program=identity,
             generation=first.get(attachment.program_id),
             pin=pin,
-            made_qdisc=owned.made_qdisc if owned else False,
         )
     return None
 
@@ -208,6 +215,8 @@ def _check_programs(
 ) -> None:
     for record in loaded.programs:
         program = snapshot.programs.get(record.identity.id)
+        if program is None and not snapshot.complete:
+            continue  # could not tell
         if program is None or program.identity != record.identity:
             problems.append(f"program of {record.chain}/{record.member} is gone")
             continue
@@ -244,7 +253,7 @@ def _check_maps(
                         reason=f"somebody removed the pin of {who}",
                     )
                 )
-            else:
+            elif snapshot.complete:
                 problems.append(f"{who} is gone")
             continue
         if pin.id != record.id:

@@ -49,6 +49,7 @@ class Targets:
     Attributes:
         findings: why the desired state cannot be honoured; then nothing else counts.
         state_pins: paths of carried maps that declared members keep, also while their interface is away.
+        namespaces: names of the namespaces in which chains are declared.
     """
 
     by_point: dict[HookPoint, Target] = field(default_factory=dict)
@@ -56,6 +57,7 @@ class Targets:
     drift: list[Drift] = field(default_factory=list)
     findings: tuple[Diagnostic, ...] = ()
     state_pins: set[str] = field(default_factory=set)
+    namespaces: frozenset[str] = frozenset()
 
 
 def resolve(
@@ -65,6 +67,7 @@ def resolve(
     targets = Targets()
     findings: dict[Diagnostic, None] = {}
     chains = _without_revoked(desired.chains, packages, targets, detach=detach_revoked)
+    targets.namespaces = frozenset(chain.hook.netns for chain in chains)
     by_point = _expand(chains, snapshot, targets)
     compiled: dict[tuple[object, ...], Content | None] = {}
     for point in sorted(by_point):
