@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import time
 import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,12 @@ from tests.support_probe import DROP_PORT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from tests.e2e.lab import Document
+
+
+PAUSES = (0.0, 0.01, 0.03, 0.06, 0.1)
+"""Seconds between the first step of a change and SIGKILL; all of it takes about a fifth of a second."""
 
 
 def free_port() -> int:
@@ -124,18 +131,34 @@ def test_a_killed_agent_leaves_programs_and_the_next_one_adopts_them(lab: Lab) -
     traffic.assert_filtered()
     assert (lab.xdp_id(), lab.pinned()) == (program, pins)
 
-    # Killed in the middle of a change, wherever that is, and started again: nothing escapes, all of it arrives.
-    commit = lab.commit(chain("edge", lab.wall(), lab.limit(9, name="other"), hook=lab.hook()))
-    with lab.traffic() as traffic:
-        agent.hup()
-        agent.wait("applying")
-        agent.kill()
-        agent = lab.agent()
-        agent.wait("pass")
-    traffic.assert_filtered()
-    status = lab.reconciler("status").expect(0).json
-    assert status["applied"]["id"] == commit
-    assert len(list((lab.pins / "gen").iterdir())) == 1
+    assert agent.stop() == 0
+
+
+def test_an_agent_killed_in_the_middle_of_a_change_lets_nothing_through(lab: Lab) -> None:
+    def chains(rounds: int) -> list[Document]:
+        xdp = chain("xdp", lab.limit(rounds + 1), lab.wall(), hook=lab.hook())
+        tc = chain("tc", lab.count(by_port=rounds % 2 == 0), lab.wall(kind="tc-ingress"), hook=lab.hook("tc-ingress"))
+        return [xdp, tc]
+
+    lab.commit(*chains(0))
+    agent = lab.agent()
+    agent.wait("pass", reason="Applied")
+    generations, pins = len(list((lab.pins / "gen").iterdir())), len(lab.pinned())
+    for rounds, pause in enumerate(PAUSES, 1):
+        commit = lab.commit(*chains(rounds))
+        with lab.traffic(udp=True) as traffic:
+            agent.hup()
+            agent.wait("applying")
+            time.sleep(pause)
+            agent.kill()
+            agent = lab.agent()
+            agent.wait("pass")
+        traffic.assert_filtered()
+        status = lab.reconciler("status").expect(0).json
+        assert status["applied"]["id"] == commit
+        # Nothing of the old generations stays, and nothing of a half-made one.
+        assert (len(list((lab.pins / "gen").iterdir())), len(lab.pinned())) == (generations, pins)
+    assert lab.apply().expect(0, "InSync").steps == []
     assert agent.stop() == 0
 
 

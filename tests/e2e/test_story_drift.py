@@ -131,8 +131,14 @@ def test_enforce_evicts_what_nobody_declared_and_nothing_else(tcx: bool, lab: La
     evicted = [record for record in lab.reconciler("history").json if record["event"] == "evicted"]
     assert {record["program"] for record in evicted} == foreign
 
-    # And what comes later.
+    # And what comes later, also where nothing is declared.
+    support.add_veth(lab.near, "spare0", lab.far, "spare1")
+    support.add_veth(lab.near, "spare2", lab.far, "spare3")
     again = {intruder.filter("ingress", 2)} | ({intruder.tcx_link("tc-egress")} if tcx else set())
+    intruder.interface = "spare0"
+    again |= {intruder.xdp_netlink(), intruder.filter("ingress")}
+    intruder.interface = "spare2"
+    again.add(intruder.xdp_link())
     with lab.traffic() as traffic:
         assert lab.apply().expect(0, "Applied").steps.count("evict") == len(again)
     traffic.assert_filtered()
