@@ -113,15 +113,14 @@ class Reporter:
         textfile = self.parts.config.metrics.textfile
         if textfile is None and self.server is None:
             return
+        from reconciler.cli._metrics import write_textfile  # noqa: PLC0415  # opt-in
+
         text = render_metrics(metrics(status, self._counters(result))).encode()
         if self.server is not None:
             self.server.publish(text)
         if textfile is not None:
-            path = Path(textfile)
-            temporary = path.with_name(f".{path.name}.new")
             try:
-                temporary.write_bytes(text)
-                temporary.replace(path)
+                write_textfile(Path(textfile), text)
             except OSError as error:
                 self.parts.emit({"time": status.at, "event": "warning", "message": f"metrics: {error}"})
 
