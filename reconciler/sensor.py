@@ -142,10 +142,8 @@ class Sensor:
         deadline = time.monotonic() + max(seconds, 0.0)
         stop = changed = poll = False
         commands: list[Command] = []
-        while not (stop or changed or poll or commands):
-            left = deadline - time.monotonic()
-            if left <= 0:
-                break
+        left = max(seconds, 0.0)
+        while True:  # at least one look, so that a signal is seen however much there is to do
             for key, _ in self._selector.select(min([left, *self._client_waits()])):
                 source = key.fileobj
                 if source is self._signal_read:
@@ -161,6 +159,9 @@ class Sensor:
                 else:
                     changed = True
             self._expire_clients()
+            left = deadline - time.monotonic()
+            if stop or changed or poll or commands or left <= 0:
+                break
         if changed and not stop:
             time.sleep(SETTLE_SECONDS)
         for watch in self._watches:

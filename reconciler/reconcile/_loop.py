@@ -33,6 +33,9 @@ JITTER: Final = 0.1
 MAX_RETRIES: Final = 3
 """Immediate passes after a lost race; then the ordinary drift interval takes over."""
 
+EVENT_PAUSE: Final = 0.5
+"""Seconds between two passes that events of the kernel ask for, so that a flapping interface costs no whole CPU."""
+
 ROOT_VERBS: Final = frozenset({"accept", "suspend", "resume", "confirm", "teardown"})
 """What only uid 0 may ask for; the socket's mode and group decide about the rest."""
 
@@ -53,6 +56,7 @@ class Schedule:
     next_poll: float = 0.0
     next_drift: float = 0.0
     failures: int = 0
+    retries: int = 0
 
     def start(self, now: float, phase: float) -> None:
         """The first pass is at once; later polls fall into this host's phase."""
@@ -60,9 +64,24 @@ class Schedule:
         self._phase = phase
 
     _phase: float = 0.0
+    _last: float = 0.0
 
-    def passed(self, now: float, *, polled: bool, transient: bool) -> None:
+    def woken(self, now: float, *, changed: bool, poll: bool) -> None:
+        """Something happened: look again soon, or ask the source at once."""
+        if changed:
+            self.next_drift = min(self.next_drift, max(now, self._last + EVENT_PAUSE))
+        if poll:
+            self.next_poll = now
+
+    def passed(self, now: float, *, polled: bool, transient: bool = False, retry: bool = False) -> None:
         """A pass ended: plan the next ones."""
+        self._last = now
+        if retry and self.retries < MAX_RETRIES:
+            self.retries += 1
+            self.next_drift = now
+            self.next_poll = now if polled else self.next_poll
+            return
+        self.retries = 0
         self.next_drift = now + self.drift_interval * (1 + self.random.uniform(-JITTER, JITTER))
         if not polled:
             return
@@ -111,27 +130,19 @@ class Agent:
     def run(self) -> None:
         clock = self.parts.clock
         self.schedule.start(clock.monotonic(), phase_of(self.machine, self.schedule.interval))
-        retries = 0
-        forced = False
         while True:
             now = clock.monotonic()
-            poll = forced or now >= self.schedule.next_poll
+            poll = now >= self.schedule.next_poll
             if poll or now >= self.schedule.next_drift:
                 result = self.one_pass(Request(poll=poll))
-                forced = False
-                retries = retries + 1 if result.retry_now else 0
-                if 0 < retries <= MAX_RETRIES:
-                    continue
-                if poll and not result.transient:
+                if poll and not (result.transient or result.retry_now):
                     self._maintain()
             wake = self.sensor.wait(self.schedule.wait(clock.monotonic()))
             for command in wake.commands:
                 self.serve(command)
             if wake.stop:
                 return
-            if wake.changed:
-                self.schedule.next_drift = clock.monotonic()
-            forced = forced or wake.poll
+            self.schedule.woken(clock.monotonic(), changed=wake.changed, poll=wake.poll)
 
     def one_pass(self, request: Request) -> PassResult:
         """One pass, its report, and the watches that fit what is desired now."""
@@ -147,7 +158,9 @@ class Agent:
             self.parts.emit(event("warning", self.parts.clock.now(), message=f"maintenance: {error}"))
 
     def _passed(self, result: PassResult, *, polled: bool) -> None:
-        self.schedule.passed(self.parts.clock.monotonic(), polled=polled, transient=result.transient)
+        self.schedule.passed(
+            self.parts.clock.monotonic(), polled=polled, transient=result.transient, retry=result.retry_now
+        )
         self._watch(result)
         self.report(result)
 
@@ -174,7 +187,7 @@ class Agent:
             answer = self._answer(command)
         except ReconcilerError as error:
             answer = {"error": str(error), "reason": error.reason, "exitCode": int(error.exit_code)}
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             answer = {
                 "error": f"{command.verb}: bad arguments: {error}",
                 "reason": "Usage",
@@ -197,9 +210,10 @@ class Agent:
                 self._passed(result, polled=True)
                 return answer_of(result)
             case "suspend":
-                operations.suspend(
-                    self.parts, seconds=float(arguments["seconds"]), reason=str(arguments["reason"]), by=by
-                )
+                seconds = float(arguments["seconds"])
+                if not seconds > 0:
+                    raise ValueError(f"expected seconds above zero, got {seconds:g}")
+                operations.suspend(self.parts, seconds=seconds, reason=str(arguments["reason"]), by=by)
                 return answer_of(self.one_pass(Request(poll=False)))
             case "resume":
                 operations.resume(self.parts, by=by)

@@ -7,6 +7,7 @@ and the finding says why. A pass raises nothing that is a `ReconcilerError`: it 
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
@@ -88,12 +89,23 @@ class Pass:
         self.recovered = False
 
     def run(self) -> PassResult:
-        """The whole pass; never raises a ReconcilerError."""
+        """The whole pass; whatever goes wrong is in its result."""
         try:
             self._run()
         except ReconcilerError as error:
             self._found(error)
+        except Exception as error:  # noqa: BLE001  # a defect of ours must not end the agent: what runs goes on
+            self._defect(error)
         return self._finish()
+
+    def _defect(self, error: Exception) -> None:
+        """Said in full, tried again with growing pauses; what one in `apply` left is recovered from like a crash."""
+        self.record = replace(self.record, context="")  # nothing was judged for good
+        trace = traceback.extract_tb(error.__traceback__)
+        where = f" at {trace[-1].filename}:{trace[-1].lineno}" if trace else ""
+        self._emit("defect", error=repr(error), trace="".join(traceback.format_tb(error.__traceback__)))
+        message = f"{type(error).__name__}: {error}{where}; this is a defect of reconciler, please report it"
+        self._found(ReconcilerError(message, reason="InternalError"))
 
     def _run(self) -> None:
         state = self.parts.state
@@ -248,7 +260,9 @@ class Pass:
         if unchanged and not accepted and self.request.confirm is None:
             if applied is not None and applied.id == head and self.record.refusal is None:
                 return None
-            if self.record.refusal is not None and self._settled_refusal(self.record.refusal):
+            # A plan is looked at because of the refusal: it shows what was refused, not what runs.
+            settled = self.record.refusal is not None and self._settled_refusal(self.record.refusal)
+            if settled and not self.request.dry_run:
                 self._remember_refusal()
                 return None
         self.record = replace(self.record, seen=head, context=context)

@@ -67,7 +67,7 @@ def test_a_commit_that_removes_too_much_needs_a_confirmation_of_exactly_that_pla
     wide.detach("eth1")
     assert wide.repair().status.exit_code == 4
     assert wide.runs("eth1") == ["ratelimit", "firewall"]
-    shown = wide.apply(dry_run=True, confirm="nothing")
+    shown = wide.plan()
     assert shown.plan is not None
     assert shown.plan.digest in shown.status.message
     assert shown.status.guard.exceeded
@@ -81,7 +81,7 @@ def test_a_commit_that_removes_too_much_needs_a_confirmation_of_exactly_that_pla
 def test_a_confirmation_is_for_one_plan(wide: Host) -> None:
     wide.origin.commit(chain("edge", member(), hook={"type": "xdp", "interfaces": ["eth0"]}))
     wide.apply()
-    shown = wide.apply(dry_run=True, confirm="nothing")
+    shown = wide.plan()
     assert shown.plan is not None
     wide.origin.commit(chain("edge", FIREWALL, hook={"type": "xdp", "interfaces": ["eth3"]}))
     assert wide.apply(confirm=shown.plan.digest).status.exit_code == 4
@@ -116,7 +116,7 @@ def test_an_empty_set_of_chains_is_refused_unless_the_repository_allows_it(wide:
     result = wide.apply()
     assert result.status.exit_code == 4
     assert "8 of 8" in result.status.message
-    shown = wide.apply(dry_run=True, confirm="nothing")
+    shown = wide.plan()
     assert shown.plan is not None
     assert wide.apply(confirm=shown.plan.digest).status.reason == "Applied"
     assert wide.kernel.pins == {}
