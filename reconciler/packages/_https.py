@@ -12,7 +12,7 @@ from __future__ import annotations
 import http.client
 import ssl
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlsplit
 
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
     from reconciler.model import PackageRef
 
+TOTAL_SECONDS: Final = 300.0
+"""For all files of one pass from one repository: a slow server must not keep a host from repairing what runs. What was
+fetched is kept, so that the next try goes on from there."""
 CONNECT_SECONDS: Final = 10.0
 """To connect to one address; a host name may have several."""
 MAX_TOKEN_BYTES: Final = 64 << 10
@@ -43,12 +46,14 @@ class HttpsRepository:
         ca_file: PEM of the only authorities that are accepted; None: the system's.
         token_file: read at each fetch, sent as a bearer token, never shown.
         seconds: for one file altogether.
+        until: monotonic time after which nothing is fetched any more; made for one pass.
     """
 
     url: str
     ca_file: Path | None = None
     token_file: Path | None = None
     seconds: float = 120.0
+    until: float = field(default_factory=lambda: time.monotonic() + TOTAL_SECONDS)
 
     def fetch(self, ref: PackageRef) -> tuple[bytes, bytes]:
         """The archive and the bundle, neither checked.
@@ -64,7 +69,11 @@ class HttpsRepository:
         if self.token_file is not None:
             headers["Authorization"] = f"Bearer {_token(self.token_file)}"
         host, port, path = self._parts(address)
-        deadline = time.monotonic() + self.seconds
+        now = time.monotonic()
+        if now >= self.until:
+            raise RepositoryError(f"{address}: no time left in this pass; the server is too slow, the next one goes on")
+        seconds = min(self.seconds, self.until - now)
+        deadline = now + seconds
         try:
             context = _context(self.ca_file, deadline)
             connection = http.client.HTTPSConnection(host, port, timeout=CONNECT_SECONDS, context=context)
@@ -78,7 +87,7 @@ class HttpsRepository:
             message = f"{address}: the server's certificate is not accepted: {error.verify_message}; check caFile"
             raise RepositoryError(message) from error
         except TimeoutError as error:
-            message = f"{address}: no whole answer within {self.seconds:g} s; check the server and the network"
+            message = f"{address}: no whole answer within {seconds:.3g} s; check the server and the network"
             raise RepositoryError(message) from error
         except (OSError, http.client.HTTPException, ValueError) as error:
             # Texts of these errors hold no header of ours, so the token stays out of them.

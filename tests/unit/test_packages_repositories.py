@@ -7,6 +7,7 @@ import contextlib
 import os
 import socket
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -207,6 +208,17 @@ def test_an_answer_that_ends_early_is_said(server: servers.HttpsServer) -> None:
 def test_a_server_that_says_nothing_ends_at_the_deadline(server: servers.HttpsServer) -> None:
     server.fault = servers.stall()
     fails(over_https(server, seconds=0.5), "within 0.5 s")
+
+
+def test_all_files_of_a_pass_share_a_deadline(server: servers.HttpsServer) -> None:
+    # A slow server of many packages would keep a pass for as long as it likes, one file after the other.
+    repository = over_https(server, until=time.monotonic() + 1.0)
+    server.fault = servers.stall()
+    fails(repository, "no whole answer within")
+    asked = len(server.requests)
+    for _ in range(100):
+        fails(repository, "no time left in this pass")
+    assert len(server.requests) == asked
 
 
 def test_a_deadline_that_has_passed_asks_nothing(server: servers.HttpsServer) -> None:
