@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -169,6 +170,7 @@ def open_state(directory: Path, *, wait: bool = False) -> State:
     """
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _require_ours(directory)
         lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         raise StateError(f"cannot use the state directory {directory}: {error.strerror}") from error
@@ -179,6 +181,20 @@ def open_state(directory: Path, *, wait: bool = False) -> State:
         message = f"another reconciler holds {directory / 'lock'}; stop it, or use its control socket"
         raise LockedError(message) from error
     return State(directory, lock)
+
+
+def _require_ours(directory: Path) -> None:
+    """Who can write here can turn the watermark back, so that is nobody but root and whoever runs this.
+
+    Raises:
+        StateError: it is somebody else's, or others can write it.
+    """
+    status = directory.stat()
+    if status.st_uid not in (0, os.geteuid()) or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise StateError(
+            f"{directory}: expected a directory that only root can write, got owner {status.st_uid} and mode "
+            f"{stat.S_IMODE(status.st_mode):04o}; correct them after looking at what is in it"
+        )
 
 
 def read_status(directory: Path) -> bytes | None:

@@ -3,12 +3,19 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
+import pytest
+
 from reconciler.config import Revoked
+from reconciler.errors import StateError
+from reconciler.state import open_state
 from tests.sim.host import chain, member, ref, tree
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.sim.host import Host
 
 
@@ -58,3 +65,14 @@ def test_health_checks_take_as_long_as_the_longest_however_many_there_are(edge: 
     edge.origin.commit(chain("edge", member(params={"rate": 3}), health={"source": False, "stats": checks}))
     assert edge.apply().status.reason == "Applied"
     assert sum(edge.clock.slept[asked:]) == 300
+
+
+@pytest.mark.parametrize(("owner", "mode"), [(65534, 0o700), (0, 0o770), (0, 0o1777)])
+def test_a_state_directory_that_others_can_write_is_not_used(tmp_path: Path, owner: int, mode: int) -> None:
+    directory = tmp_path / "state"
+    directory.mkdir()
+    directory.chmod(mode)
+    os.chown(directory, owner, -1)
+    with pytest.raises(StateError, match="expected a directory that only root can write"):
+        open_state(directory)
+    assert list(directory.iterdir()) == []
