@@ -38,6 +38,9 @@ EXIT_PRECEDENCE: Final = (
 STATUS_WIDTH: Final = 80
 STATUS_LINES: Final = 12
 
+OVERDUE: Final = 60.0
+"""Seconds after the announced next poll from which on no agent seems to run; poll pauses and slow passes stay below."""
+
 NEXT_STEPS: Final[Mapping[str, str]] = {
     "HistoryRewritten": "restore the branch, or `reconciler accept COMMIT --reason TEXT`",
     "NoMinimumCommit": "set source.minimumCommit in the configuration, then `reconciler apply`",
@@ -157,9 +160,14 @@ def _fit(line: str) -> str:
 
 
 def _lines(status: Status, now: datetime) -> Iterator[str]:
-    word = (
-        "IN SYNC" if status.exit_code == 0 else "NOT IN SYNC" if status.exit_code == ExitCode.CHANGES else "ATTENTION"
-    )
+    late = overdue(status, now)
+    match status.exit_code:
+        case ExitCode.OK:
+            word = "WAS IN SYNC" if late else "IN SYNC"
+        case ExitCode.CHANGES:
+            word = "NOT IN SYNC"
+        case _:
+            word = "ATTENTION"
     yield f"{word}  {status.host}  {status.reason}: {status.message}"
     applied = status.applied
     if applied is None:
@@ -169,13 +177,14 @@ def _lines(status: Status, now: datetime) -> Iterator[str]:
         yield f"           signed by {applied.signer or 'nobody'}, applied {age(applied.at, now)} ago"
     if status.refusal is not None:
         yield f"refused    {status.refusal.commit[:12]} {status.refusal.reason}: {status.refusal.message}"
-    contact = f"{age(status.contact, now)} ago" if status.contact else "never"
-    poll = f", next poll {status.next_poll}" if status.next_poll else ""
-    yield f"source     last answered {contact}{poll}"
+    contact = f"last answered {age(status.contact, now)} ago" if status.contact else "never answered"
+    yield f"source     {contact}{_poll(status, now)}"
     suspended = f", suspended until {status.suspension.until}: {status.suspension.reason}" if status.suspension else ""
     yield f"mode       secure mode {status.mode}, policy {status.policy[:12]}{suspended}"
     synced = status.chains - status.chains_pending
-    yield f"chains     {synced} of {status.chains} in sync on {status.hooks} hooks, state {status.state_digest[:12]}"
+    hooks = f"{status.hooks} hook{'' if status.hooks == 1 else 's'}"
+    digest = f", state {status.state_digest[:12]}" if status.state_digest else ""
+    yield f"chains     {synced} of {status.chains} in sync on {hooks}{digest}"
     drift = [*status.drift, *status.pending]
     if drift:
         yield f"drift      {len(drift)}: {drift[0].where}: {drift[0].message}"
@@ -184,7 +193,32 @@ def _lines(status: Status, now: datetime) -> Iterator[str]:
     yield f"foreign    {foreign} programs, {stuck} not removable"
     if status.expiry is not None:
         yield f"expires    {status.expiry.what} at {status.expiry.at}"
-    yield f"next       {next_step(status)}"
+    if late and status.exit_code in (ExitCode.OK, ExitCode.CHANGES):
+        yield f"next       no pass for {age(status.at, now)}: start the agent, or `reconciler apply`"
+    else:
+        yield f"next       {next_step(status)}"
+
+
+def overdue(status: Status, now: datetime) -> bool:
+    """Whether the next poll should have been long ago: then no agent runs, and the report may be of another time."""
+    return status.next_poll is not None and _until(status.next_poll, now) < -OVERDUE
+
+
+def _until(moment: str, now: datetime) -> float:
+    """Seconds from now to an RFC 3339 moment; 0 if it cannot be read."""
+    try:
+        return (datetime.fromisoformat(moment) - now).total_seconds()
+    except ValueError:
+        return 0.0
+
+
+def _poll(status: Status, now: datetime) -> str:
+    if status.next_poll is None:
+        return ""
+    seconds = _until(status.next_poll, now)
+    if seconds < 0:
+        return f", next poll was due {age(status.next_poll, now)} ago"
+    return f", next poll in {age(now.isoformat(), now + timedelta(seconds=seconds))}"
 
 
 def next_step(status: Status) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,9 +38,28 @@ def load_config(path: str | Path, *, owner: int | None = None) -> Config:
     """
     file = Path(path).absolute()
     uid = os.geteuid() if owner is None else owner
-    return parse_config(
-        _read(file, uid), file=str(path), folder=str(file.parent), read=lambda name: _read(Path(name), uid)
-    )
+    try:
+        data = _read(file, uid)
+    except ConfigError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            hint = "name another one with --config or RECONCILER_CONFIG; `reconciler init DIR` writes one"
+            found = (replace(finding, message=f"{finding.message}; {hint}") for finding in error.diagnostics())
+            raise ConfigError(tuple(found)) from error
+        raise
+    return parse_config(data, file=str(path), folder=str(file.parent), read=lambda name: _named(Path(name), uid))
+
+
+def _named(path: Path, owner: int) -> bytes:
+    """The content of a file that the configuration names; findings are placed there, so they name it themselves."""
+    try:
+        return _read(path, owner)
+    except ConfigError as error:
+        raise ConfigError(
+            tuple(
+                replace(finding, message=f"{finding.message} ({finding.file or path})")
+                for finding in error.diagnostics()
+            )
+        ) from error
 
 
 def _read(path: Path, owner: int) -> bytes:
@@ -60,7 +80,7 @@ def _read(path: Path, owner: int) -> bytes:
     except (OSError, RuntimeError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         message = f"expected a readable file, got an error: {reason}"
-        raise ConfigError((Diagnostic(message=f"{message} ({path})", file=str(path)),)) from error
+        raise ConfigError((Diagnostic(message=message, file=str(path)),)) from error
     if len(data) > MAX_FILE:
         _refuse(path, f"expected at most {MAX_FILE} bytes, got more")
     return data
@@ -68,11 +88,12 @@ def _read(path: Path, owner: int) -> bytes:
 
 def _check(path: Path, status: os.stat_result, owner: int, *, sticky: bool) -> None:
     if status.st_uid not in (0, owner):
-        _refuse(path, f"expected it to be owned by root or uid {owner}, got uid {status.st_uid}; chown it")
+        allowed = "root" if owner == 0 else f"root or uid {owner}"
+        _refuse(path, f"expected it to be owned by {allowed}, got uid {status.st_uid}; chown it")
     if status.st_mode & _WRITABLE and not (sticky and status.st_mode & stat.S_ISVTX):
         mode = stat.S_IMODE(status.st_mode)
         _refuse(path, f"expected nobody else to be able to write it, got mode {mode:04o}; run chmod go-w")
 
 
 def _refuse(path: Path, message: str) -> None:
-    raise ConfigError((Diagnostic(message=f"{message} ({path})", file=str(path)),))
+    raise ConfigError((Diagnostic(message=message, file=str(path)),))
