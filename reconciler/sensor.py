@@ -35,6 +35,9 @@ MAX_CLIENTS: Final = 16
 CLIENT_SECONDS: Final = 10.0
 """A client that does not finish its request within this time is disconnected."""
 
+REPLY_SECONDS: Final = 2.0
+"""A client that does not read its answer within this time does not get it: nothing else happens meanwhile."""
+
 SETTLE_SECONDS: Final = 0.05
 """Interfaces come in bursts; one pass serves all events of this span."""
 
@@ -65,7 +68,7 @@ class Command:
     def reply(self, answer: Mapping[str, Any]) -> None:
         """Answer and hang up; a client that is gone is no error."""
         with contextlib.suppress(OSError):
-            self.connection.settimeout(CLIENT_SECONDS)
+            self.connection.settimeout(REPLY_SECONDS)
             self.connection.sendall(json.dumps(answer).encode() + b"\n")
         self.connection.close()
 
@@ -290,7 +293,8 @@ def ask(path: Path, verb: str, arguments: Mapping[str, Any], *, timeout: float) 
         except (FileNotFoundError, ConnectionRefusedError):
             return None
         except OSError as error:
-            raise StateError(f"cannot reach the agent at {path}: {error.strerror or error}") from error
+            hint = "; run it as root, or as a member of control.group" if isinstance(error, PermissionError) else ""
+            raise StateError(f"cannot reach the agent at {path}: {error.strerror or error}{hint}") from error
         try:
             connection.sendall(json.dumps({"verb": verb, "arguments": dict(arguments)}).encode() + b"\n")
             chunks = []

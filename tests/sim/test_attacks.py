@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import os
+import socket
 from typing import TYPE_CHECKING
 
 import pytest
 
+from reconciler import sensor
 from reconciler.config import Revoked
 from reconciler.errors import StateError
 from reconciler.state import open_state
@@ -76,3 +78,16 @@ def test_a_state_directory_that_others_can_write_is_not_used(tmp_path: Path, own
     with pytest.raises(StateError, match="expected a directory that only root can write"):
         open_state(directory)
     assert list(directory.iterdir()) == []
+
+
+def test_a_client_that_does_not_read_its_answer_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sensor, "REPLY_SECONDS", 0.05)
+    client, served = socket.socketpair()
+    with client:
+        client.settimeout(10)
+        sensor.Command(verb="plan", arguments={}, uid=1000, pid=1, connection=served).reply({"plan": "x" * (32 << 20)})
+        assert served.fileno() == -1
+        received = 0
+        while chunk := client.recv(1 << 20):
+            received += len(chunk)
+        assert received < 32 << 20
