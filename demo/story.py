@@ -220,7 +220,7 @@ class Story:
         shutil.copytree(ROOT / "build" / "bpf" / "firewall", folder)
         manifest = (ROOT / "bpf" / "firewall" / "package.yaml").read_text()
         (folder / "package.yaml").write_text(manifest.replace("version: 1.0.0", "version: 1.0.1"))
-        run("reconciler", "package", "build", str(folder), "--output", str(self.world.folder))
+        run("reconciler", "package", "build", str(folder), "--into", str(self.world.folder))
         stranger = self.world.folder / "stranger-keys"
         stranger.mkdir(mode=0o700)
         run("openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", str(stranger / "package.pem"))

@@ -173,7 +173,7 @@ def open_state(directory: Path, *, wait: bool = False) -> State:
         _require_ours(directory)
         lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
-        raise StateError(f"cannot use the state directory {directory}: {error.strerror}") from error
+        raise StateError(f"cannot use the state directory {directory}: {error.strerror}{_hint(error)}") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError as error:
@@ -181,6 +181,10 @@ def open_state(directory: Path, *, wait: bool = False) -> State:
         message = f"another reconciler holds {directory / 'lock'}; stop it, or use its control socket"
         raise LockedError(message) from error
     return State(directory, lock)
+
+
+def _hint(error: OSError) -> str:
+    return "; run it as root" if isinstance(error, PermissionError) else "; check the disk and paths.state"
 
 
 def _require_ours(directory: Path) -> None:
@@ -219,7 +223,7 @@ def read_file(path: Path) -> bytes | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise StateError(f"cannot read {path}: {error.strerror}") from error
+        raise StateError(f"cannot read {path}: {error.strerror}{_hint(error)}") from error
     with os.fdopen(fd, "rb") as file:
         data = file.read(MAX_STATE_BYTES + 1)
     if len(data) > MAX_STATE_BYTES:

@@ -6,11 +6,12 @@ Every verb returns an exit code of `errors.ExitCode`; wrong usage is 64 (click's
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import os
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import click
 
@@ -39,6 +40,11 @@ VERBS = {
     "verify": ("_verify", "Check signatures of commits and packages under this host's policy."),
 }
 """Verb to its module and a line of help; modules are imported when used, so that small verbs start fast."""
+
+DEFAULT_CONFIG: Final = "/etc/reconciler/config.yaml"
+"""Where the host's configuration lies unless --config or RECONCILER_CONFIG says otherwise."""
+
+CONFIG_HELP: Final = f"The host's configuration.  [env: RECONCILER_CONFIG; default: {DEFAULT_CONFIG}]"
 
 
 @dataclass(slots=True)
@@ -82,6 +88,15 @@ class _Verbs(click.Group):
         _share_options(command)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in VERBS and not args[0].startswith("-"):
+            close = difflib.get_close_matches(args[0][:100], VERBS, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise click.UsageError(f"expected a verb, got {args[0][:100]!r}{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
 
 def _share_options(command: click.Command) -> None:
     if isinstance(command, click.Group):
@@ -117,19 +132,19 @@ def _shared_options() -> list[click.Option]:
         expose_value=False,
         is_eager=True,
         callback=set_config,
-        help="The host's configuration.",
+        help=CONFIG_HELP,
     )
     return [output, config]
 
 
 @click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--config", "-c", "config_path", metavar="PATH", help="The host's configuration.")
+@click.option("--config", "-c", "config_path", metavar="PATH", help=CONFIG_HELP)
 @click.option("--output", "-o", type=click.Choice(["table", "json"]), default="table", help="How results are printed.")
 @click.version_option(package_name="ebpf-reconciler")
 @click.pass_context
 def group(ctx: click.Context, *, config_path: str | None, output: Literal["table", "json"]) -> None:
     """GitOps for eBPF: signed commits decide which programs run on this host's hooks."""
-    path = config_path or os.environ.get("RECONCILER_CONFIG") or "/etc/reconciler/config.yaml"
+    path = config_path or os.environ.get("RECONCILER_CONFIG") or DEFAULT_CONFIG
     ctx.obj = Context(config_path=path, output=output)
 
 

@@ -4,17 +4,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
+from reconciler.cli import DEFAULT_CONFIG
 from reconciler.model import INVENTORY_VERSION, Inventory
 from reconciler.state import decode_record, read_file
 
 if TYPE_CHECKING:
     from reconciler.cli import Context
     from reconciler.config import Config
-
-DEFAULT_CONFIG: Final = "/etc/reconciler/config.yaml"
-"""Where the host's configuration lies unless --config or RECONCILER_CONFIG says otherwise."""
 
 
 def config_if_any(context: Context) -> Config | None:

@@ -36,34 +36,38 @@ def package() -> None:
     """Build, sign and look into packages."""
 
 
-@package.command()
+@package.command(short_help="Pack a folder into NAME-VERSION.tar.gz.")
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option(
-    "--output", "-o", type=click.Path(path_type=Path), default=Path(), help="Folder for the archive.  [default: .]"
-)
+@click.option("--into", type=click.Path(path_type=Path), default=Path(), help="Folder for the archive.  [default: .]")
 @click.option(
     "--objects",
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder of the compiled objects.  [default: FOLDER]",
 )
-def build(*, folder: Path, output: Path, objects: Path | None) -> int:
+@click.pass_obj
+def build(context: Context, *, folder: Path, into: Path, objects: Path | None) -> int:
     """Pack FOLDER (package.yaml and the objects it names) into NAME-VERSION.tar.gz. Equal content, equal bytes."""
     name, data = packages.build_folder(folder, objects)
-    path = output / name
+    path = into / name
     try:
-        output.mkdir(parents=True, exist_ok=True)
+        into.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}; choose another folder with --output") from error
-    say(f"{clean(str(path))}  {packages.digest_of(data)}")
+        raise InputError(f"cannot write {path}: {error.strerror}; choose another folder with --into") from error
+    digest = packages.digest_of(data)
+    if context.output == "json":
+        say_json({"archive": str(path), "digest": digest})
+    else:
+        say(f"{clean(str(path))}  {digest}")
     return ExitCode.OK
 
 
-@package.command()
+@package.command(short_help="Sign an archive with a key.")
 @click.argument("archive", type=click.Path(path_type=Path))
 @click.option("--key", required=True, type=click.Path(path_type=Path), help="Private key, PEM: P-256 or Ed25519.")
 @click.option("--password-file", type=click.Path(path_type=Path), help="File that holds the key's password.")
-def sign(*, archive: Path, key: Path, password_file: Path | None) -> int:
+@click.pass_obj
+def sign(context: Context, *, archive: Path, key: Path, password_file: Path | None) -> int:
     """Sign ARCHIVE: writes ARCHIVE.sigstore.json, which `cosign verify-blob` reads too."""
     data = _read(archive, packages.MAX_ARCHIVE_BYTES)
     manifest, _ = packages.open_archive(data, file=str(archive))
@@ -74,11 +78,15 @@ def sign(*, archive: Path, key: Path, password_file: Path | None) -> int:
         path.write_bytes(bundle)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}") from error
-    say(f"{clean(str(path))}  {manifest.name} {manifest.version}  {packages.digest_of(data)}")
+    digest = packages.digest_of(data)
+    if context.output == "json":
+        say_json({"bundle": str(path), "name": manifest.name, "version": manifest.version, "digest": digest})
+    else:
+        say(f"{clean(str(path))}  {manifest.name} {manifest.version}  {digest}")
     return ExitCode.OK
 
 
-@package.command()
+@package.command(short_help="What an archive holds.")
 @click.argument("archive", type=click.Path(path_type=Path))
 @click.pass_obj
 def inspect(context: Context, *, archive: Path) -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from reconciler.cli._output import say, say_json, table
+from reconciler.cli._output import note, say, say_json, table
 from reconciler.errors import ExitCode, StateError, StateVersionError
 from reconciler.state import read_history, read_status
 from reconciler.status import Status, render
@@ -36,7 +36,12 @@ def status(context: Context, *, watch: bool) -> int:
 def _status_once(context: Context) -> int:
     data = read_status(Path(context.config.paths.state))
     if data is None:
-        say(f"no pass yet on this host; run `reconciler apply` (state in {context.config.paths.state})")
+        text = f"no pass yet on this host; run `reconciler apply` (state in {context.config.paths.state})"
+        if context.output == "json":
+            say_json(None)
+            note(text)
+        else:
+            say(text)
         return ExitCode.CHANGES
     try:
         raw = msgspec.json.decode(data)
@@ -63,7 +68,12 @@ def history(context: Context, *, limit: int) -> int:
         say_json(records)
         return ExitCode.OK
     rows = [
-        (str(record.get("time", ""))[:19], record.get("event", ""), str(record.get("commit", ""))[:12], _what(record))
+        (
+            str(record.get("time", ""))[:19] + "Z",
+            record.get("event", ""),
+            str(record.get("commit", ""))[:12],
+            _what(record),
+        )
         for record in records
     ]
     table(("TIME", "EVENT", "COMMIT", "WHAT"), rows)

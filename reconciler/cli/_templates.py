@@ -187,7 +187,7 @@ signature is not accepted.
 ## A new package
 
 ```sh
-reconciler package build FOLDER --output packages
+reconciler package build FOLDER --into packages
 reconciler package sign packages/NAME-VERSION.tar.gz --key PACKAGE.pem
 reconciler package inspect packages/NAME-VERSION.tar.gz    # prints the digest that the chain names
 ```

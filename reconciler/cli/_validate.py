@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from reconciler.cli import Context
 
 ARCHIVE: Final = ".tar.gz"
+GZIP: Final = b"\x1f\x8b"
+"""How every gzip file starts (RFC 1952), whatever its name; no YAML does."""
 PACKAGE_FILE: Final = "package.yaml"
 NOBODY: Final = Signer(name="nobody", identity="not verified", issuer="none")
 """Stands where a verified signer would: such packages never leave this module."""
@@ -48,6 +50,8 @@ class Report:
     findings: list[Diagnostic] = field(default_factory=list)
     chains: int = 0
     packages: int = 0
+    other: str = ""
+    """The one document that is neither, such as "configuration"."""
     elsewhere: set[str] = field(default_factory=set)
     """Packages of other repositories, which cannot be looked at here."""
 
@@ -87,13 +91,16 @@ def validate(context: Context, *, path: Path) -> int:
             say(clean(str(finding), 2000))
         for name in sorted(report.elsewhere):
             say(f"not checked: {clean(name)} lies in another repository of packages")
-        valid = f"valid: {_count(report.chains, 'chain')}, {_count(report.packages, 'package')}"
-        say(_count(len(findings), "finding") if findings else valid)
+        say(_count(len(findings), "finding") if findings else f"valid: {_seen(report)}")
     return ExitCode.ERROR if findings else ExitCode.OK
 
 
 def _place(finding: Diagnostic) -> tuple[str, int, int]:
     return finding.file or "", finding.line or 0, finding.column or 0
+
+
+def _seen(report: Report) -> str:
+    return report.other or f"{_count(report.chains, 'chain')}, {_count(report.packages, 'package')}"
 
 
 def _count(number: int, word: str) -> str:
@@ -120,11 +127,11 @@ def _package_folder(path: Path, report: Report) -> None:
 
 
 def _file(path: Path, report: Report) -> None:
-    if path.name.endswith(ARCHIVE):
-        packages.open_archive(_read(path, packages.MAX_ARCHIVE_BYTES), file=str(path))
+    data = _read(path, packages.MAX_ARCHIVE_BYTES)
+    if path.name.endswith(ARCHIVE) or data.startswith(GZIP):
+        packages.open_archive(data, file=str(path))
         report.packages += 1
         return
-    data = _read(path)
     match _kind(data, str(path)):
         case "Package":
             manifest.parse_package(data, file=str(path))
@@ -132,11 +139,14 @@ def _file(path: Path, report: Report) -> None:
         case "Config":
             folder = path.absolute().parent
             parse_config(data, file=str(path), folder=str(folder), read=_named)
+            report.other = "configuration of a host"
         case "Tolerations":
             parse_tolerations(data, file=str(path))
+            report.other = "tolerations"
         case "Repository":
             # A document of its own says nothing about chains, so it may have none.
             checked = manifest.parse_all({manifest.REPOSITORY_FILE: data})
+            report.other = "description of a repository"
             report.findings += [
                 finding.within(str(path)) for finding in checked.findings if "at least one chain" not in finding.message
             ]

@@ -63,7 +63,7 @@ def own_package(lab: Lab) -> Archive:
     key.write_bytes(lab.kit.release.private)
     key.chmod(0o600)
     path = lab.folder / "member-0.1.0.tar.gz"
-    lab.reconciler("package", "build", str(folder), "--output", str(lab.folder)).expect(0)
+    lab.reconciler("package", "build", str(folder), "--into", str(lab.folder)).expect(0)
     lab.reconciler("package", "sign", str(path), "--key", str(key)).expect(0)
     shown = lab.reconciler("package", "inspect", str(path)).expect(0)
     made = Archive("member", "0.1.0", path.read_bytes())

@@ -53,7 +53,7 @@ def unpacked(tmp_path: Path) -> Path:
 def test_building_twice_gives_what_ships(unpacked: Path, tmp_path: Path) -> None:
     name, data = shipped("ratelimit")
     for target in ("one", "two"):
-        ran = reconciler("package", "build", unpacked, "--output", tmp_path / target)
+        ran = reconciler("package", "build", unpacked, "--into", tmp_path / target)
         assert ran.code == 0
         assert packages.digest_of(data) in ran.out
         assert (tmp_path / target / name).read_bytes() == data
@@ -63,14 +63,14 @@ def test_objects_may_lie_in_another_folder(unpacked: Path, tmp_path: Path) -> No
     objects = tmp_path / "objects"
     objects.mkdir()
     (unpacked / "ratelimit.bpf.o").rename(objects / "ratelimit.bpf.o")
-    assert reconciler("package", "build", unpacked, "-o", tmp_path / "out").code == 1
-    assert reconciler("package", "build", unpacked, "-o", tmp_path / "out", "--objects", objects).code == 0
+    assert reconciler("package", "build", unpacked, "--into", tmp_path / "out").code == 1
+    assert reconciler("package", "build", unpacked, "--into", tmp_path / "out", "--objects", objects).code == 0
 
 
 def test_a_folder_that_does_not_fit_its_object_is_no_package(unpacked: Path, tmp_path: Path) -> None:
     text = (unpacked / "package.yaml").read_text()
     (unpacked / "package.yaml").write_text(text.replace("name: burst_ms", "name: burst"))
-    ran = reconciler("package", "build", unpacked, "--output", tmp_path / "out")
+    ran = reconciler("package", "build", unpacked, "--into", tmp_path / "out")
     assert ran.code == 1
     assert "burst" in ran.err
     assert not (tmp_path / "out").exists()

@@ -165,3 +165,18 @@ def test_what_others_wrote_does_not_reach_the_terminal_raw(policy: Path) -> None
     ran = reconciler("validate", policy)
     assert ran.code == 1
     assert "\x1b" not in ran.out
+
+
+def test_a_single_file_is_said_to_be_what_it_is(pristine: Path, tmp_path: Path) -> None:
+    config = pristine / "policy-host" / "config.yaml"
+    assert reconciler("validate", config).out == "valid: configuration of a host\n"
+    assert reconciler("validate", pristine / "policy" / "reconciler.yaml").out == "valid: description of a repository\n"
+    (archive,) = (pristine / "policy" / "packages").glob("*.tar.gz")
+    renamed = shutil.copy(archive, tmp_path / "download")
+    assert reconciler("validate", renamed).out == "valid: 0 chains, 1 package\n"
+
+
+def test_a_mistyped_verb_is_told_the_nearest_one() -> None:
+    ran = reconciler("validat")
+    assert ran.code == 64
+    assert "expected a verb, got 'validat'; did you mean 'validate'?" in ran.err
