@@ -395,8 +395,11 @@ class HookPlanner:
         return "the declared chain changed" if self._ran_before(target.point) else "declared, and not there yet"
 
     def _note_drift(self, target: Target, current: Current) -> None:
+        running = self.observed.instances[current.generation] if current.generation is not None else None
         if self._recorded_digest(target.point) != target.content.digest:
             return
+        if running is not None and running.digest == target.content.digest:
+            return  # it was altered, which is said of the generation
         what = "a foreign program" if current.generation is None else "another generation"
         message = f"{what} ({current.program.id}) runs in place of the declared chain"
         self.drift.append(Drift(kind=DriftKind.REPLACED, where=str(target.point), message=message))

@@ -120,9 +120,10 @@ def observe(snapshot: Snapshot, inventory: Inventory) -> Observed:
     instances = {
         name: _instance(name, tuple(directories.get(name, ())), records.get(name), snapshot, pins) for name in names
     }
+    # Somebody may have pinned a program of ours a second time: what is on record comes last, so it wins.
     first = {
         instance.first.id: name
-        for name, instance in instances.items()
+        for name, instance in sorted(instances.items(), key=lambda item: item[1].loaded is not None)
         if instance.first is not None and instance.first.id in snapshot.programs
     }
     link_pins = {pin.id: pin.path for pin in snapshot.pins if pin.kind is PinKind.LINK}

@@ -119,7 +119,7 @@ class Observed(ForeignActivity):
     def _own_maps(self) -> dict[int, ObservedMap]:
         return {
             number: _observed(self.maps[number], config=path.startswith("gen/") and path.split("/")[-1][0] == "c")
-            for path, (kind, number) in self.pins.items()
+            for path, (kind, number) in sorted(self.pins.items(), key=lambda item: item[0].startswith("gen/"))
             if kind is PinKind.MAP
         }
 
