@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import click
 
-from reconciler.cli._local import DEFAULT_CONFIG
+from reconciler.cli import DEFAULT_CONFIG
 from reconciler.cli._output import say, say_json, table
 from reconciler.errors import ConfigError, ExitCode, ReconcilerError
 from reconciler.kernel.about import MINIMUM_LIBBPF, bpffs_mounts, has_bcc, libbpf_version

@@ -83,10 +83,20 @@ def _facts(field: Field) -> str:
 
 def _below(kind: str, field: Field) -> list[tuple[str, str]]:
     prefixes = ("",) if not field.path else (f"{field.path}.", f"{field.path}[].")
-    found: dict[str, tuple[bool, str]] = {}
+    found: dict[str, Field] = {}
+    types: dict[str, list[str]] = {}
     for each in fields_of(kind):
         prefix = next((prefix for prefix in prefixes if each.path.startswith(prefix)), None)
         rest = each.path[len(prefix) :] if prefix is not None else ""
         if rest and "." not in rest and "[" not in rest:
-            found.setdefault(rest, (each.required, each.description))
-    return [(f"{name}{'*' if required else ''}", text) for name, (required, text) in found.items()]
+            found.setdefault(rest, each)
+            if each.only_for is not None and each.only_for != field.only_for:
+                types.setdefault(rest, []).append(each.only_for)
+    every = {only_for for names in types.values() for only_for in names}
+    lines = []
+    for name, each in found.items():
+        # What every type has needs no word about types.
+        some = types.get(name, [])
+        note = f"[{' or '.join(some)}] " if some and set(some) != every else ""
+        lines.append((f"{name}{'*' if each.required else ''}", f"{note}{each.description}"))
+    return lines

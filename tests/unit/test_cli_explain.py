@@ -33,3 +33,12 @@ def test_wrong_usage_is_64() -> None:
     assert reconciler("explain", "--nonsense").code == 64
     assert reconciler("nonsense").code == 64
     assert reconciler("package", "nonsense").code == 64
+
+
+def test_fields_of_one_type_of_hook_say_so() -> None:
+    lines = reconciler("explain", "chain.spec.hook").out.splitlines()
+    assert [line.split()[:2] for line in lines if "[" in line] == [
+        ["mode", "[xdp]"],
+        ["direction*", "[tc]"],
+        ["end", "[tc]"],
+    ]
