@@ -144,6 +144,7 @@ class Package:
     Attributes:
         objects: file name in the archive to the object's bytes.
         revoked: why what already runs may stay but nothing new may start, None normally.
+        untrusted: the same, when nobody revoked it but nobody vouches for it any more either; never a reason to detach.
     """
 
     ref: PackageRef
@@ -151,3 +152,4 @@ class Package:
     objects: Mapping[str, bytes]
     signer: Signer
     revoked: str | None = None
+    untrusted: str | None = None

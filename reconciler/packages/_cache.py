@@ -6,15 +6,15 @@ against the objects; revocation is looked up each time. What passed is kept in m
 reference (the policy was chosen by its name); a restart or another policy checks again.
 
 What ran already and is not acceptable any more is no reason to detach: a package that this host verified once, and that
-the last applied commit names, is kept and marked (`Package.revoked`) when it was revoked or its signer left the policy.
-Under `onRevoked: detach` only revocation marks: there a mark takes programs off their hooks, and a damaged trust root
-must not.
+the last applied commit names, is kept and marked, as `revoked` when it was revoked and as `untrusted` when its signer
+left the policy. Only the first takes programs off hooks, under `onRevoked: detach`: a damaged trust root does not.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final
 
 from reconciler import trust as verifier
 from reconciler.errors import (
@@ -35,7 +35,6 @@ from reconciler.trust import MAX_BUNDLE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from datetime import datetime
 
     from reconciler.config import Trust
     from reconciler.model import PackageRef, Signer
@@ -59,6 +58,11 @@ class _Terms:
     now: datetime
 
 
+NEVER: Final = datetime.min.replace(tzinfo=UTC)
+RETRY_AFTER: Final = timedelta(minutes=5)
+"""Between two tries to get another bundle for what runs although nobody vouches for it: every pass asks for it."""
+
+
 @dataclass(slots=True)
 class Cache:
     """Verified packages of this process, on top of the store."""
@@ -66,6 +70,7 @@ class Cache:
     store: Store
     _policy: str = ""
     _known: dict[PackageRef, Package] = field(default_factory=dict)
+    _tried: dict[PackageRef, datetime] = field(default_factory=dict)
 
     def ensure(
         self,
@@ -92,7 +97,7 @@ class Cache:
             StateError: the store does not take one.
         """
         if policy_id != self._policy:
-            self._policy, self._known = policy_id, {}
+            self._policy, self._known, self._tried = policy_id, {}, {}
         terms = _Terms(repositories=repositories, trust=trust, running=running, now=now)
         found: dict[str, Package] = {}
         errors: list[ReconcilerError] = []
@@ -156,6 +161,9 @@ class Cache:
                 refusal = error  # the repository may hold another bundle for the same bytes
             else:
                 return package, None if self.store.signer(ref.digest) == package.signer else stored
+            if ref.digest in terms.running and terms.now - self._tried.get(ref, NEVER) < RETRY_AFTER:
+                raise refusal
+            self._tried[ref] = terms.now
         try:
             fetched = _fetch(ref, terms.repositories)
         except (RepositoryError, SignatureError):
@@ -167,9 +175,10 @@ class Cache:
     def _kept(self, ref: PackageRef, terms: _Terms, error: TrustError) -> Package | None:
         """What runs although nobody vouches for it any more; it was verified here, and has the pinned digest."""
         signer, stored = self.store.signer(ref.digest), self.store.get(ref.digest)
-        if ref.digest not in terms.running or signer is None or stored is None or terms.trust.on_revoked == "detach":
+        if ref.digest not in terms.running or signer is None or stored is None:
             return None
-        return replace(_open(ref, stored[0], signer), revoked=f"not trusted any more: {error}")
+        reason = verifier.check_revoked(terms.trust.revoked, digest=ref.digest, signer=signer)
+        return replace(_open(ref, stored[0], signer), revoked=reason, untrusted=f"not trusted any more: {error}")
 
 
 def _name(ref: PackageRef) -> str:

@@ -100,20 +100,22 @@ def _without_revoked(
 ) -> tuple[Chain, ...]:
     kept = []
     for chain in chains:
-        revoked = {
-            f"package {member.package.name} {member.package.version}: {reason}"
-            for member in chain.members
-            if (reason := packages[member.package.digest].revoked) is not None
-        }
-        for text in sorted(revoked):
-            action = "its chain leaves its hooks" if detach else "it runs on until a commit replaces it"
+        used = [packages[member.package.digest] for member in chain.members]
+        leaves = detach and any(package.revoked is not None for package in used)
+        action = "its chain leaves its hooks" if leaves else "it runs on until a commit replaces it"
+        for text in sorted({_distrust(package) for package in used} - {""}):
             message = f"{text}; {action}"
             targets.drift.append(
                 Drift(kind=DriftKind.REVOKED, where=f"chain {chain.name}", message=message, critical=True)
             )
-        if not (revoked and detach):
+        if not leaves:
             kept.append(chain)
     return tuple(kept)
+
+
+def _distrust(package: Package) -> str:
+    reason = package.revoked or package.untrusted
+    return f"package {package.ref.name} {package.ref.version}: {reason}" if reason else ""
 
 
 def _expand(chains: tuple[Chain, ...], snapshot: Snapshot, targets: Targets) -> dict[HookPoint, list[Chain]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 
@@ -13,7 +13,7 @@ from reconciler import sensor
 from reconciler.config import Revoked
 from reconciler.errors import StateError
 from reconciler.state import open_state
-from tests.sim.host import chain, member, ref, tree
+from tests.sim.host import chain, member, package_keys, ref, tree
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,6 +39,16 @@ def test_a_revoked_package_stays_where_it_runs_and_spreads_nowhere(edge: Host) -
     assert edge.apply().status.exit_code == 2
     assert edge.applied == commit
     assert edge.runs("eth0") == ["ratelimit", "firewall"]
+
+
+@pytest.mark.parametrize("on_revoked", ["keep", "detach"])
+def test_a_host_whose_signers_changed_goes_on_repairing(edge: Host, on_revoked: Literal["keep", "detach"]) -> None:
+    edge.trust(signers=(package_keys()["other"].rule(),), on_revoked=on_revoked)
+    edge.detach()
+    status = edge.repair().status
+    assert (status.reason, status.exit_code) == ("Revoked", 2)
+    assert "not trusted any more" in status.message
+    assert edge.runs() == ["ratelimit"]
 
 
 def test_files_behind_a_limit_are_not_taken_for_removed(edge: Host) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 
@@ -63,6 +63,7 @@ class Host:
     trust: Trust
     repository: Memory = field(default_factory=Memory)
     cache: Cache = field(init=False)
+    now: datetime = NOW
 
     def __post_init__(self) -> None:
         self.again()
@@ -77,7 +78,7 @@ class Host:
             trust=self.trust,
             running=running,
             policy_id=repr(self.trust),
-            now=NOW,
+            now=self.now,
         )
 
     def fails(
@@ -359,22 +360,44 @@ def test_a_host_that_detaches_gets_the_mark_without_a_record(host: Host, demo: S
     host.fails(RevokedError, demo.ref())
 
 
-def test_what_runs_is_kept_when_its_signer_leaves_the_policy(host: Host, demo: Signed) -> None:
+@pytest.mark.parametrize("on_revoked", ["keep", "detach"])
+def test_what_runs_is_kept_when_its_signer_leaves_the_policy(
+    host: Host, demo: Signed, on_revoked: Literal["keep", "detach"]
+) -> None:
     digest = demo.ref().digest
     host.ensure(demo.ref())
     for signers in ((), (Key.make().rule(),)):
-        host.trust = Trust(signers=signers)
+        host.trust = Trust(signers=signers, on_revoked=on_revoked)
         host.again()
         package = host.ensure(demo.ref(), running=frozenset({digest}))[digest]
-        assert "not trusted any more" in str(package.revoked)
+        assert "not trusted any more" in str(package.untrusted)
+        # Only what somebody revoked leaves its hooks.
+        assert package.revoked is None
         with pytest.raises((IdentityError, SignatureError)):
             host.ensure(demo.ref())
 
 
-def test_a_changed_policy_does_not_detach_even_where_revocation_does(host: Host, demo: Signed) -> None:
+def test_what_is_revoked_besides_is_marked_as_revoked(host: Host, demo: Signed) -> None:
+    digest = demo.ref().digest
     host.ensure(demo.ref())
-    host.trust = Trust(signers=(Key.make().rule(),), on_revoked="detach")
-    host.fails(SignatureError, demo.ref(), running=frozenset({demo.ref().digest}))
+    host.trust = Trust(signers=(Key.make().rule(),), revoked=Revoked(digests=frozenset({digest})), on_revoked="detach")
+    package = host.ensure(demo.ref(), running=frozenset({digest}))[digest]
+    assert "revoked" in str(package.revoked)
+
+
+def test_another_bundle_for_what_runs_is_looked_for_now_and_then(host: Host, demo: Signed) -> None:
+    digest = demo.ref().digest
+    host.ensure(demo.ref())
+    other = Key.make()
+    host.trust = Trust(signers=(other.rule(),))
+    asked = len(host.repository.asked)
+    for _ in range(5):
+        assert host.ensure(demo.ref(), running=frozenset({digest}))[digest].untrusted
+    assert len(host.repository.asked) == asked + 1
+    host.repository.add(replace(demo, bundle=trust.sign(demo.archive, other.private)))
+    host.now += timedelta(minutes=5)
+    package = host.ensure(demo.ref(), running=frozenset({digest}))[digest]
+    assert (package.untrusted, package.signer.identity) == (None, trust.fingerprint(other.public))
 
 
 def test_what_never_verified_here_is_not_kept(host: Host, demo: Signed) -> None:
