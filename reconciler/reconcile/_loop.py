@@ -171,9 +171,17 @@ class Agent:
         if inventory is None:
             return
         names = plan.required_namespaces(result.wanted.desired, self.parts.config.secure, inventory)
-        if names != self.watched:
-            self.watched = names
-            self.sensor.watch(self.open_watches(names))
+        if names == self.watched:
+            return
+        try:
+            watches = self.open_watches(names)
+        except OSError as error:
+            # Containers share root's limit on inotify instances. Without events the drift interval finds what changed.
+            message = f"interfaces are not watched, tried again after the next pass: {error.strerror or error}"
+            self.parts.emit(event("warning", self.parts.clock.now(), message=message))
+            return
+        self.watched = names
+        self.sensor.watch(watches)
 
     # --- the control socket ------------------------------------------------------------------------------
 

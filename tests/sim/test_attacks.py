@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import random
 import socket
 from typing import TYPE_CHECKING, Literal
 
 import pytest
 
-from reconciler import sensor
+from reconciler import reconcile, sensor
 from reconciler.config import Revoked
 from reconciler.errors import StateError
 from reconciler.state import open_state
@@ -18,6 +20,7 @@ from tests.sim.host import chain, member, package_keys, ref, tree
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from reconciler.sensor import Watch
     from tests.sim.host import Host
 
 
@@ -101,3 +104,30 @@ def test_a_client_that_does_not_read_its_answer_is_left(monkeypatch: pytest.Monk
         while chunk := client.recv(1 << 20):
             received += len(chunk)
         assert received < 32 << 20
+
+
+def test_an_agent_that_cannot_watch_interfaces_goes_on_by_the_clock(edge: Host) -> None:
+    # fs.inotify.max_user_instances is one limit for root and for all containers that run as root.
+    def refused(names: tuple[str, ...]) -> list[Watch]:
+        raise OSError(errno.EMFILE, f"Too many open files ({names[0]})")
+
+    class Clockwork:
+        passes = 0
+
+        def wait(self, seconds: float) -> sensor.Wake:
+            self.passes += 1
+            edge.clock.seconds += seconds
+            return sensor.Wake(stop=self.passes == 3)
+
+    results: list[reconcile.PassResult] = []
+    agent = reconcile.Agent(
+        edge.parts(),
+        Clockwork(),  # type: ignore[arg-type]  # what it uses of a Sensor
+        random=random.Random(1),
+        machine="m",
+        open_watches=refused,
+        report=results.append,
+    )
+    agent.run()
+    assert [result.status.exit_code for result in results] == [0, 0, 0]
+    assert "are not watched" in str(edge.emitted("warning")[0]["message"])
