@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from reconciler.config import FolderRepository as FolderConfig
 from reconciler.config import KeyRule, load_config, trust_digest
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from reconciler.model import Package, PackageRef
     from reconciler.packages import Cache
     from reconciler.source import BlobReader
-
-DEFAULT_CONFIG: Final = "/etc/reconciler/config.yaml"
-"""Where the host's configuration lies unless --config or RECONCILER_CONFIG says otherwise."""
 
 
 class SystemClock:
@@ -204,7 +201,6 @@ def emit_nothing(record: Mapping[str, object]) -> None:
 
 
 __all__ = [
-    "DEFAULT_CONFIG",
     "ConfiguredPackages",
     "SystemClock",
     "emit_json",

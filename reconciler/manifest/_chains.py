@@ -8,7 +8,7 @@ are checked wherever the values that they need are sound, so that all findings c
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 
@@ -16,10 +16,8 @@ from reconciler import _documents
 from reconciler._documents import GlobError, one_of, parse_address, parse_duration, parse_glob, parse_share, show
 from reconciler.manifest._select import MAX_INTERFACE_NAME
 from reconciler.model import (
+    FAMILIES,
     HOST_NETNS,
-    TC_ALIASES,
-    TC_VERDICTS,
-    XDP_VERDICTS,
     Chain,
     Health,
     Hook,
@@ -38,7 +36,7 @@ from reconciler.model import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from reconciler._documents import Document
     from reconciler.errors import Diagnostic
@@ -199,14 +197,15 @@ class _Rules:
 
     def _proceed_on(self, pointer: str) -> None:
         hook = self._get("/spec/hook/type")
-        if hook not in ("xdp", "tc"):
+        family = FAMILIES.get(hook) if isinstance(hook, str) else None
+        if family is None:
             return
         seen: dict[str, str] = {}
         for place, verdict in self._texts(pointer):
-            name = verdict_name(hook, verdict)
+            name = family.verdict(verdict)
             if name is None:
-                known = [*XDP_VERDICTS] if hook == "xdp" else [*TC_VERDICTS, *TC_ALIASES]
-                self._report(f"expected a verdict of {hook} ({one_of(known)}), got {show(verdict)}", place)
+                known = one_of([*family.spellings])
+                self._report(f"expected a verdict of {hook} ({known}), got {show(verdict)}", place)
             elif seen.setdefault(name, verdict) != verdict:
                 self._report(f"expected each verdict once, got {show(verdict)}, which is {show(seen[name])}", place)
 
@@ -242,14 +241,6 @@ class _Rules:
             self._report(f"expected a duration above zero and of at most 5m, got {show(text)}", pointer)
 
 
-def verdict_name(hook: str, verdict: str) -> str | None:
-    """The name by which `model` knows a verdict on "xdp" or "tc", None if there is none of that name."""
-    if hook == "xdp":
-        return verdict if verdict in XDP_VERDICTS else None
-    name = TC_ALIASES.get(verdict, verdict)
-    return name if name in TC_VERDICTS else None
-
-
 # --- values ------------------------------------------------------------------------------------------------
 
 
@@ -257,7 +248,7 @@ def _chain(document: Document, selector: HostSelector) -> Chain:
     """The value of a document without findings. Lists whose order has no meaning are sorted."""
     value: Any = document.value
     spec: Fields = value["spec"]
-    hook = _hook(spec["hook"])
+    hook = HOOKS[spec["hook"]["type"]](spec["hook"])
     return Chain(
         name=value["metadata"]["name"],
         hook=hook,
@@ -271,14 +262,25 @@ def _chain(document: Document, selector: HostSelector) -> Chain:
     )
 
 
-def _hook(fields: Fields) -> Hook:
-    interfaces = tuple(sorted(fields["interfaces"]))
-    netns = fields.get("netns", HOST_NETNS)
-    if fields["type"] == "xdp":
-        return XdpHook(interfaces=interfaces, netns=netns, mode=XdpMode(fields.get("mode", "auto")))
-    return TcHook(
-        direction=fields["direction"], interfaces=interfaces, netns=netns, end=TcEnd(fields.get("end", "next"))
+def _xdp_hook(fields: Fields) -> Hook:
+    return XdpHook(
+        interfaces=tuple(sorted(fields["interfaces"])),
+        netns=fields.get("netns", HOST_NETNS),
+        mode=XdpMode(fields.get("mode", "auto")),
     )
+
+
+def _tc_hook(fields: Fields) -> Hook:
+    return TcHook(
+        direction=fields["direction"],
+        interfaces=tuple(sorted(fields["interfaces"])),
+        netns=fields.get("netns", HOST_NETNS),
+        end=TcEnd(fields.get("end", "next")),
+    )
+
+
+HOOKS: Final[Mapping[str, Callable[[Fields], Hook]]] = {"xdp": _xdp_hook, "tc": _tc_hook}
+"""A hook of each `type` that the schema knows."""
 
 
 def _member(fields: Fields, hook: str) -> Member:
@@ -304,10 +306,9 @@ def _member(fields: Fields, hook: str) -> Member:
 
 def proceed_on(hook: str, verdicts: list[str]) -> tuple[str, ...]:
     """Verdicts by the names of `model`, each once, in the order of their numbers."""
-    numbers = XDP_VERDICTS if hook == "xdp" else TC_VERDICTS
-    return tuple(
-        sorted({TC_ALIASES.get(name, name) if hook == "tc" else name for name in verdicts}, key=numbers.__getitem__)
-    )
+    family = FAMILIES[hook]
+    names = {name for verdict in verdicts if (name := family.verdict(verdict)) is not None}
+    return tuple(sorted(names, key=family.verdicts.__getitem__))
 
 
 def _checks(fields: Fields) -> Health:

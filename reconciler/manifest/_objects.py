@@ -12,15 +12,12 @@ from typing import TYPE_CHECKING, assert_never
 from reconciler.elf import Format, decode, encode
 from reconciler.errors import Diagnostic, ElfError, EncodingError
 from reconciler.manifest._packages import CONTRACT_GLOBALS, in_range
-from reconciler.model import STATS_COUNTERS, MapRole, MapSpec, PackageManifest, ParamSpec, ProgramSpec
+from reconciler.model import FAMILIES, STATS_COUNTERS, MapRole, MapSpec, PackageManifest, ParamSpec, ProgramSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from reconciler.elf import GlobalVar, MapDef, Object
-
-SECTIONS: Mapping[str, tuple[str, ...]] = {"xdp": ("xdp", "xdp.frags"), "tc": ("tc",)}
-"""Section names by program type: libbpf takes the type from them, and members of a chain must agree in it."""
 
 # enum bpf_map_type (include/uapi/linux/bpf.h)
 _HASH, _ARRAY, _PROG_ARRAY, _PERCPU_ARRAY, _LPM_TRIE = 1, 2, 3, 6, 11
@@ -78,8 +75,8 @@ def _check_program(manifest: PackageManifest, program: ProgramSpec, objects: Map
     if found is None:
         known = ", ".join(each.name for each in obj.programs) or "none"
         yield f"program {program.name}: expected a program of {obj.name} ({known}), got none of that name"
-    elif found.section not in SECTIONS[program.type]:
-        wanted = " or ".join(repr(name) for name in SECTIONS[program.type])
+    elif found.section not in FAMILIES[program.type].sections:
+        wanted = " or ".join(repr(name) for name in FAMILIES[program.type].sections)
         yield f"program {program.name}: expected section {wanted} for type {program.type}, got {found.section!r}"
     if program.contract:
         yield from _check_contract(manifest, program, obj)

@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from reconciler import _documents
 from reconciler._documents import one_of, show
 from reconciler.errors import Diagnostic, PackageError
-from reconciler.manifest._chains import check_head, proceed_on, verdict_name
+from reconciler.manifest._chains import check_head, proceed_on
 from reconciler.model import (
-    TC_ALIASES,
-    TC_VERDICTS,
-    XDP_VERDICTS,
+    FAMILIES,
     HookKind,
     MapRole,
     MapSpec,
@@ -80,18 +78,18 @@ def _check_rules(document: Document, spec: Fields) -> tuple[Diagnostic, ...]:
 
 def _check_program(document: Document, program: Fields, pointer: str) -> list[Diagnostic]:
     findings = []
+    family = FAMILIES[program["type"]]
     for index, hook in enumerate(program["hooks"]):
-        if (program["type"] == "xdp") != (hook == "xdp"):
-            known = ["xdp"] if program["type"] == "xdp" else ["tc-ingress", "tc-egress"]
+        known = [str(kind) for kind in family.kinds]
+        if hook not in known:
             message = f"expected a hook for programs of type {program['type']} ({one_of(known)}), got {show(hook)}"
             findings.append(document.finding(message, f"{pointer}/hooks/{index}"))
     seen: set[str] = set()
     for index, verdict in enumerate(program["proceedOn"]):
-        name = verdict_name(program["type"], verdict)
+        name = family.verdict(verdict)
         place = f"{pointer}/proceedOn/{index}"
         if name is None:
-            known = [*XDP_VERDICTS] if program["type"] == "xdp" else [*TC_VERDICTS, *TC_ALIASES]
-            message = f"expected a verdict of {program['type']} ({one_of(known)}), got {show(verdict)}"
+            message = f"expected a verdict of {family.type} ({one_of([*family.spellings])}), got {show(verdict)}"
             findings.append(document.finding(message, place))
         elif name in seen:
             findings.append(document.finding(f"expected each verdict once, got {show(verdict)} again", place))

@@ -19,7 +19,7 @@ from reconciler._documents import Effort, EffortError
 from reconciler.errors import Diagnostic, ManifestError
 from reconciler.manifest._chains import ReadChain, check_head, read_chain
 from reconciler.manifest._select import hooks_meet, hosts_meet, selects
-from reconciler.model import MAX_CHAIN_MEMBERS, Chain, DesiredState, HookKind, HostFacts, TcHook, XdpHook
+from reconciler.model import MAX_CHAIN_MEMBERS, Chain, DesiredState, HookKind, HostFacts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -280,13 +280,9 @@ def _conflict(a: _Placed, b: _Placed, effort: Effort, *, one_host: bool) -> Iter
 def _disagreements(a: Chain, b: Chain) -> Iterable[tuple[str, str]]:
     if a.priority == b.priority:
         yield "/spec/priority", f"expected another priority than that of {{other}}, got {b.priority} too; change one"
-    match a.hook, b.hook:
-        case XdpHook(mode=x), XdpHook(mode=y) if x is not y:
-            yield "/spec/hook", f"expected mode {str(x)!r} like {{other}}, got {str(y)!r}; make them agree"
-        case TcHook(end=x), TcHook(end=y) if x is not y:
-            yield "/spec/hook", f"expected end {str(x)!r} like {{other}}, got {str(y)!r}; make them agree"
-        case _:
-            pass
+    for (name, x), (_, y) in zip(a.hook.shared.items(), b.hook.shared.items(), strict=True):
+        if x != y:
+            yield "/spec/hook", f"expected {name} {str(x)!r} like {{other}}, got {str(y)!r}; make them agree"
     together = len(a.members) + len(b.members)
     if together > MAX_CHAIN_MEMBERS:
         yield "/spec/members", f"expected at most {MAX_CHAIN_MEMBERS} members with {{other}}, got {together}; drop some"

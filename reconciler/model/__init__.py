@@ -32,6 +32,15 @@ from reconciler.model._desired import (
     XdpMode,
 )
 from reconciler.model._encoding import content_digest, digest_of, encode_json, to_builtins
+from reconciler.model._families import (
+    FAMILIES,
+    TC_ALIASES,
+    TC_VERDICTS,
+    XDP_VERDICTS,
+    ProgramFamily,
+    ProgramType,
+    family_of,
+)
 from reconciler.model._generations import (
     Generation,
     GlobalValue,
@@ -62,9 +71,6 @@ from reconciler.model._outcomes import Change, ChangeKind, Drift, DriftKind, Gua
 from reconciler.model._owned import INVENTORY_VERSION, Inventory, OwnedAttachment
 from reconciler.model._packages import (
     STATS_COUNTERS,
-    TC_ALIASES,
-    TC_VERDICTS,
-    XDP_VERDICTS,
     MapRole,
     MapSpec,
     Package,
@@ -102,6 +108,7 @@ from reconciler.model._steps import (
 )
 
 __all__ = [
+    "FAMILIES",
     "HOST_NETNS",
     "INVENTORY_VERSION",
     "MAX_CHAIN_MEMBERS",
@@ -167,7 +174,9 @@ __all__ = [
     "Plan",
     "PointOfNoReturn",
     "Program",
+    "ProgramFamily",
     "ProgramSpec",
+    "ProgramType",
     "Quarantine",
     "Refusal",
     "RemovalMethod",
@@ -193,5 +202,6 @@ __all__ = [
     "content_digest",
     "digest_of",
     "encode_json",
+    "family_of",
     "to_builtins",
 ]

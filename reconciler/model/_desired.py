@@ -64,6 +64,11 @@ class XdpHook:
     type: Literal["xdp"] = "xdp"
 
     @property
+    def shared(self) -> Mapping[str, str]:
+        """What the hook has only once, so that chains which share it must agree in it; by field of the manifest."""
+        return {"mode": self.mode}
+
+    @property
     def kind(self) -> HookKind:
         """The kind of hook."""
         return HookKind.XDP
@@ -78,6 +83,11 @@ class TcHook:
     netns: str = HOST_NETNS
     end: TcEnd = TcEnd.NEXT
     type: Literal["tc"] = "tc"
+
+    @property
+    def shared(self) -> Mapping[str, str]:
+        """What the hook has only once, so that chains which share it must agree in it; by field of the manifest."""
+        return {"end": self.end}
 
     @property
     def kind(self) -> HookKind:

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 from reconciler.model._desired import HookKind
+from reconciler.model._families import ProgramType
 from reconciler.model._observed import Identity
 from reconciler.model._packages import MapRole
 
@@ -64,7 +64,7 @@ class MemberLoad:
     package: str
     object: str
     program: str
-    type: Literal["xdp", "tc"]
+    type: ProgramType
     pin: str
     globals: tuple[GlobalValue, ...]
     maps: tuple[MapUse, ...]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from reconciler.model._desired import HookKind, Json, PackageRef
+from reconciler.model._families import ProgramType
 
 
 class MapRole(enum.StrEnum):
@@ -22,26 +23,6 @@ class MapRole(enum.StrEnum):
 
 STATS_COUNTERS = ("seen", "passed", "dropped", "redirected", "aborted", "broken")
 """Indexes of every `stats` map, in order; each value is {u64 packets, u64 bytes} per CPU."""
-
-XDP_VERDICTS: Mapping[str, int] = {"aborted": 0, "drop": 1, "pass": 2, "tx": 3, "redirect": 4}
-"""enum xdp_action (include/uapi/linux/bpf.h)."""
-
-TC_VERDICTS: Mapping[str, int] = {
-    "next": -1,
-    "ok": 0,
-    "reclassify": 1,
-    "shot": 2,
-    "pipe": 3,
-    "stolen": 4,
-    "queued": 5,
-    "repeat": 6,
-    "redirect": 7,
-    "trap": 8,
-}
-"""TC_ACT_* (include/uapi/linux/pkt_cls.h); -1 is TCX_NEXT and TC_ACT_UNSPEC."""
-
-TC_ALIASES: Mapping[str, str] = {"pass": "ok", "drop": "shot", "unspec": "next"}
-"""Spellings accepted on tc, so that one manifest style fits both hooks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +39,7 @@ class ProgramSpec:
     """
 
     name: str
-    type: Literal["xdp", "tc"]
+    type: ProgramType
     object: str
     hooks: tuple[HookKind, ...]
     proceed_on: tuple[str, ...]

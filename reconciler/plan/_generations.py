@@ -10,13 +10,12 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, assert_never
 
 from reconciler import elf
 from reconciler.errors import Diagnostic, ElfError, EncodingError
 from reconciler.model import (
     MAX_CHAIN_MEMBERS,
-    TC_ALIASES,
     TC_VERDICTS,
     XDP_VERDICTS,
     Chain,
@@ -36,8 +35,10 @@ from reconciler.model import (
     Support,
     TcEnd,
     TcHook,
+    XdpHook,
     digest_of,
     encode_json,
+    family_of,
 )
 
 if TYPE_CHECKING:
@@ -135,10 +136,9 @@ def _joint_findings(chains: tuple[Chain, ...], total: int) -> Iterator[Diagnosti
         yield _finding(chains[-1], "/spec/members", message)
     first = chains[0]
     for other in chains[1:]:
-        ours = (getattr(first.hook, "mode", None), getattr(first.hook, "end", None))
-        theirs = (getattr(other.hook, "mode", None), getattr(other.hook, "end", None))
-        if ours != theirs:
-            message = f"expected the same mode and end as chain {first.name} on the same hook, got another"
+        if other.hook.shared != first.hook.shared:
+            fields = " and ".join(first.hook.shared)
+            message = f"expected the same {fields} as chain {first.name} on the same hook, got another"
             yield _finding(other, "/spec/hook", message)
 
 
@@ -148,23 +148,25 @@ def _finding(chain: Chain, pointer: str, message: str) -> Diagnostic:
 
 def end_verdict(chain: Chain) -> int:
     """`chain_end` of the hook: what a packet gets that every member let through."""
-    if isinstance(chain.hook, TcHook):
-        return TC_VERDICTS["ok"] if chain.hook.end is TcEnd.PASS else TC_VERDICTS["next"]
-    return XDP_VERDICTS["pass"]
+    match chain.hook:
+        case XdpHook():
+            return XDP_VERDICTS["pass"]
+        case TcHook(end=TcEnd.PASS):
+            return TC_VERDICTS["ok"]
+        case TcHook():
+            return TC_VERDICTS["next"]
+        case _:
+            assert_never(chain.hook)
 
 
 def broken_verdict(kind: HookKind, broken: OnBroken) -> int:
     """`chain_broken` of the hook."""
-    if kind is HookKind.XDP:
-        return XDP_VERDICTS["drop" if broken is OnBroken.DROP else "pass"]
-    return TC_VERDICTS["shot" if broken is OnBroken.DROP else "ok"]
+    return family_of(kind).broken[broken]
 
 
 def verdicts(kind: HookKind) -> Mapping[str, int]:
     """Verdict names valid on a hook, aliases included."""
-    if kind is HookKind.XDP:
-        return XDP_VERDICTS
-    return {**TC_VERDICTS, **{alias: TC_VERDICTS[name] for alias, name in TC_ALIASES.items()}}
+    return family_of(kind).spellings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

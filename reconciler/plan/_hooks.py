@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 from reconciler.errors import Diagnostic, PlanError
 from reconciler.model import (
@@ -321,11 +321,16 @@ class HookPlanner:
 
     @staticmethod
     def _attach_kind(kind: HookKind, features: Features) -> AttachKind | None:
-        if kind is HookKind.XDP:
-            return AttachKind.XDP_LINK if features.xdp_link is not Support.NO else None
-        if features.tcx is Support.YES:
-            return AttachKind.TCX_LINK
-        return AttachKind.CLSACT_FILTER if features.clsact is not Support.NO else None
+        """The best way of attaching to this kind of hook here, None if there is none."""
+        match kind:
+            case HookKind.XDP:
+                return AttachKind.XDP_LINK if features.xdp_link is not Support.NO else None
+            case HookKind.TC_INGRESS | HookKind.TC_EGRESS if features.tcx is Support.YES:
+                return AttachKind.TCX_LINK
+            case HookKind.TC_INGRESS | HookKind.TC_EGRESS:
+                return AttachKind.CLSACT_FILTER if features.clsact is not Support.NO else None
+            case _:
+                assert_never(kind)
 
     def _wrong_mode(self, target: Target, current: Current) -> bool:
         return target.mode is not XdpMode.AUTO and current.attachment.mode != target.mode.value
