@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import TYPE_CHECKING
 
 import pytest
@@ -117,15 +116,18 @@ def test_no_packet_escapes_while_a_chain_changes(kind: str, tcx: bool, tmp_path:
         (before,) = lab.attached()
         assert before["attached"] == ("xdp-link" if kind == "xdp" else "tcx-link" if tcx else "clsact-filter")
 
-        for (_, _), (what, members) in itertools.pairwise(versions):
+        dropped = 0
+        for what, members in versions[1:]:
             lab.commit(chain("edge", *members, hook=lab.hook(kind)), message=what)
             with lab.traffic(egress=kind == "tc-egress", udp=kind == "tc-ingress") as traffic:
                 applied = lab.apply().expect(0, "Applied")
             assert "switch" in applied.steps, what
             assert "attach" not in applied.steps, what
             traffic.assert_filtered()
+            dropped += traffic.sent.dropped
         assert [each["program_id"] for each in lab.attached()] != [before["program_id"]]
-
+        # Each of them was counted once, by whichever generation it met.
+        assert lab.counters()["wall"]["dropped"] == dropped
         assert lab.apply().expect(0, "InSync").steps == []
 
 

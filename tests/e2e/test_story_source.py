@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.e2e.lab import Lab, chain, rule
-from tests.e2e.servers import git_https, ssh_server
-from tests.support_probe import DROP_PORT
+from tests.e2e.servers import git_https, ssh_server, wait_until
+from tests.support_probe import DROP_PORT, PASS_PORT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
     from tests.e2e.lab import Document, Kit
 
+LONG_CHECK = {"member": "wall", "counter": "dropped", "below": "50%", "over": "3s"}
 TOKEN = "s3cret-token-of-the-test"
 
 
@@ -111,6 +114,29 @@ def test_a_commit_that_cuts_the_host_off_is_taken_back(remote: Lab) -> None:
     assert events[-1] == "applied"
 
 
+def test_a_host_that_is_killed_while_it_is_cut_off_comes_back(remote: Lab) -> None:
+    lab = remote
+    lab.config["source"]["confirmTimeout"] = "30s"
+    good = lab.applied(chain("edge", lab.wall(), hook=lab.hook()))
+    before = lab.xdp_id()
+    agent = lab.agent()
+    agent.wait("pass", reason="InSync")
+    lab.commit(cut_off(lab, "xdp"))
+    agent.hup()
+    agent.wait("applying")
+    agent.wait_until(lambda: lab.xdp_id() != before, "the switch")
+    agent.kill()
+    assert not lab.reaches(PASS_PORT)
+    # The next one finds a source that does not answer and a chain that nobody confirmed: what was applied last counts.
+    agent = lab.agent()
+    agent.wait("pass")
+    assert lab.reaches(PASS_PORT)
+    assert not lab.reaches(DROP_PORT)
+    assert lab.reconciler("status").json["applied"]["id"] == good
+    assert len(list((lab.pins / "gen").iterdir())) == 1
+    assert agent.stop() == 0
+
+
 def test_a_chain_may_decline_commit_confirm_and_a_tcp_check_decides_then(remote: Lab) -> None:
     lab = remote
     lab.applied(chain("edge", lab.wall(), hook=lab.hook()))
@@ -123,3 +149,31 @@ def test_a_chain_may_decline_commit_confirm_and_a_tcp_check_decides_then(remote:
     # Checks are part of the state, so this is another one; and nobody asked for one.
     lab.apply().expect(0, "Applied")
     lab.apply().expect(1, "SourceTimeout")
+
+
+def test_a_source_that_is_gone_for_too_long_is_stale_and_what_runs_is_kept(lab: Lab) -> None:
+    lab.applied(chain("edge", lab.wall(), hook=lab.hook()))
+    lab.repository.path.rename(lab.repository.path.with_name("away"))
+    gone = lab.apply()
+    assert gone.code == 1
+    lab.config["source"]["staleAfter"] = "1s"
+    time.sleep(1.1)  # what is compared has whole seconds
+    next((lab.pins / "links").iterdir()).unlink()
+    stale = lab.apply().expect(7, "SourceStale")
+    assert "attach" in stale.steps
+    assert not lab.reaches(DROP_PORT)
+    lab.repository.path.with_name("away").rename(lab.repository.path)
+    lab.apply().expect(0, "InSync")
+
+
+def test_two_passes_never_work_at_once(lab: Lab) -> None:
+    lab.commit(chain("edge", lab.wall(), hook=lab.hook(), health={"stats": [LONG_CHECK]}))
+    first = subprocess.Popen(lab.line("-o", "json", "apply"), stdout=subprocess.PIPE, env=lab.environment)
+    try:
+        assert wait_until(lambda: lab.xdp_id() is not None)
+        second = lab.apply()
+        assert (second.code, "Locked" in second.err) == (1, True)
+    finally:
+        output, _ = first.communicate()
+    assert first.returncode == 0, output
+    lab.apply().expect(0, "InSync")
