@@ -43,8 +43,8 @@ OVERDUE: Final = 60.0
 
 NEXT_STEPS: Final[Mapping[str, str]] = {
     "HistoryRewritten": "restore the branch, or `reconciler accept COMMIT --reason TEXT`",
-    "NoMinimumCommit": "set source.minimumCommit in the configuration, then `reconciler apply`",
-    "StateLost": "find out who removed the state, then `reconciler accept COMMIT --reason TEXT`",
+    "NoMinimumCommit": "set source.minimumCommit on the host, then `reconciler apply`",
+    "StateLost": "find out who did it, then `reconciler accept COMMIT --reason TEXT`",
     "StateTooNew": "install the newer agent again",
     "GuardrailRefused": "look at `reconciler plan`, then `reconciler apply --confirm DIGEST`",
     "BadSignature": "sign the commit or package with an allowed key, and push again",
@@ -52,7 +52,7 @@ NEXT_STEPS: Final[Mapping[str, str]] = {
     "SignerNotAllowed": "sign with an allowed key, or allow this one on the host",
     "SignatureKindRefused": "sign with an SSH key; merge by fast-forward or with a bot's key",
     "Revoked": "commit a version that is not revoked",
-    "IdentityRefused": "sign with an allowed identity, or allow this one in the host's configuration",
+    "IdentityRefused": "sign with an allowed identity, or allow this one on the host",
     "RolledBack": "push a commit that fixes the chain; this state is quarantined",
     "Quarantined": "push a commit that fixes the chain; this state was rolled back",
     "Suspended": "`reconciler resume` when the work is done",
@@ -131,7 +131,7 @@ def verdict(findings: Iterable[Finding]) -> Finding | None:
 
 def clean(text: str, limit: int = 300) -> str:
     """`text` from outside, safe on a terminal and in a log: no control, format or bidi characters, one line."""
-    safe = "".join(" " if char in "\n\r\t" else char for char in text[: limit * 4])
+    safe = "".join(" " if char in "\n\r\t\u2028\u2029" else char for char in text[: limit * 4])
     safe = "".join(char if unicodedata.category(char)[0] != "C" else "\N{REPLACEMENT CHARACTER}" for char in safe)
     return safe if len(safe) <= limit else safe[: limit - 1] + "…"
 
