@@ -25,7 +25,7 @@ from reconciler.errors import (
     TrustError,
 )
 from reconciler.model import DesiredState, PackageRef, digest_of
-from reconciler.reconcile._parts import Notes, Parts, Wanted
+from reconciler.reconcile._parts import Notes, Parts, ReadCommit, Wanted
 from reconciler.source import Ancestry
 from reconciler.status import Expiry, Finding, clean
 
@@ -131,25 +131,45 @@ def read_commit(parts: Parts, commit: str, signer: str, record: SourceRecord, *,
         ManifestError: not acceptable for this host; all findings.
         TrustError, PackageError, RepositoryError: a package is not.
     """
-    checkout = parts.source.checkout(commit)
-    desired = _parse(parts, checkout, _previous(parts, checkout, record))
+    read = _read(parts, commit, record)
     expected = parts.config.source.repository
-    if expected is not None and desired.repository != expected:
+    if expected is not None and read.desired.repository != expected:
         raise GuardrailError(
-            f"expected the repository {expected} (source.repository), got {clean(desired.repository, 60)}",
+            f"expected the repository {expected} (source.repository), got {clean(read.desired.repository, 60)}",
             reason="WrongRepository",
         )
-    info = parts.source.describe(commit)
     return Wanted(
         commit=commit,
         signer=signer,
-        subject=clean(info.subject, 120),
-        author_time=info.time,
-        desired=desired,
-        state_digest=state_digest(desired),
-        packages=_packages(parts, checkout, desired, record, fresh=fresh),
+        subject=read.subject,
+        author_time=read.author_time,
+        desired=read.desired,
+        state_digest=read.state_digest,
+        packages=_packages(parts, read, record, fresh=fresh),
         fresh=fresh,
     )
+
+
+def _read(parts: Parts, commit: str, record: SourceRecord) -> ReadCommit:
+    """The commit as this host reads it; the one applied last is read once per process, not in every pass."""
+    applied = record.applied is not None and record.applied.id == commit
+    known = parts.memo.good
+    if applied and known is not None and known.commit == commit:
+        return known
+    checkout = parts.source.checkout(commit)
+    desired = _parse(parts, checkout, _previous(parts, checkout, record))
+    info = parts.source.describe(commit)
+    read = ReadCommit(
+        commit=commit,
+        desired=desired,
+        state_digest=state_digest(desired),
+        subject=clean(info.subject, 120),
+        author_time=info.time,
+        blobs=checkout.blobs,
+    )
+    if applied:
+        parts.memo.good = read
+    return read
 
 
 def _previous(parts: Parts, checkout: Checkout, record: SourceRecord) -> Checkout | None:
@@ -173,14 +193,12 @@ def _parse(parts: Parts, checkout: Checkout, previous: Checkout | None) -> Desir
     )
 
 
-def _packages(
-    parts: Parts, checkout: Checkout, desired: DesiredState, record: SourceRecord, *, fresh: bool
-) -> dict[str, Package]:
-    refs = package_refs(desired)
+def _packages(parts: Parts, read: ReadCommit, record: SourceRecord, *, fresh: bool) -> dict[str, Package]:
+    refs = package_refs(read.desired)
     running = frozenset(ref.digest for ref in refs)
-    if fresh and (record.applied is None or record.applied.id != checkout.commit):
-        running = _running(parts, record, desired)
-    return parts.packages.ensure(refs, blobs=checkout.blobs, running=running, now=parts.clock.now())
+    if fresh and (record.applied is None or record.applied.id != read.commit):
+        running = _running(parts, record, read.desired)
+    return parts.packages.ensure(refs, blobs=read.blobs, running=running, now=parts.clock.now())
 
 
 def _running(parts: Parts, record: SourceRecord, desired: DesiredState) -> frozenset[str]:
@@ -191,8 +209,7 @@ def _running(parts: Parts, record: SourceRecord, desired: DesiredState) -> froze
     if record.applied is None:
         return frozenset()
     try:
-        checkout = parts.source.checkout(record.applied.id)
-        before = _places(_parse(parts, checkout, checkout))
+        before = _places(_read(parts, record.applied.id, record).desired)
     except (ManifestError, SourceError):
         return frozenset()
     return frozenset(digest for digest, places in _places(desired).items() if places <= before.get(digest, set()))

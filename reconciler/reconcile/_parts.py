@@ -49,6 +49,33 @@ class PackageSource(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReadCommit:
+    """One commit as this host reads it; configuration and host are the same for the whole process.
+
+    Attributes:
+        blobs: reads the commit's other files, for packages that the store does not hold.
+    """
+
+    commit: str
+    desired: DesiredState
+    state_digest: str
+    subject: str
+    author_time: int
+    blobs: BlobReader
+
+
+@dataclass(slots=True)
+class Memo:
+    """What a process need not compute in every pass.
+
+    Attributes:
+        good: the commit applied last, read against itself.
+    """
+
+    good: ReadCommit | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
     """The real objects that a pass works with; built by `cli`, or by a test.
 
@@ -69,6 +96,7 @@ class Parts:
     kernel_release: str
     emit: Callable[[Mapping[str, object]], None]
     unsafe_first_use: bool = False
+    memo: Memo = field(default_factory=Memo)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
