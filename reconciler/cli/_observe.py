@@ -106,7 +106,7 @@ def seen_of(snapshot: Snapshot, inventory: Inventory, secure: SecureConfig) -> t
     everywhere = replace(secure, namespaces=tuple(snapshot.namespaces), interfaces=("*",))
     strangers = policy.classify(snapshot, ours, everywhere, frozenset(ours))
     foreign = {(stranger.point, stranger.attachment): stranger for stranger in strangers}
-    declared = frozenset((point.netns_inode, point.ifindex) for point in ours)
+    declared = frozenset(point.device for point in ours)
     found = []
     for point in sorted(snapshot.hooks, key=lambda each: (each.netns, each.interface, each.kind)):
         for attachment in snapshot.hooks[point].attachments:

@@ -46,6 +46,16 @@ class HookPoint:
         """A name for pins and journal records: ASCII, no dots, stable under renames."""
         return f"{self.kind}_{self.netns_inode}_{self.ifindex}"
 
+    @property
+    def device(self) -> tuple[int, int]:
+        """The interface, whatever it is called now: (namespace inode, ifindex)."""
+        return (self.netns_inode, self.ifindex)
+
+    @property
+    def scope(self) -> str:
+        """What `stateScope: interface` keeps apart: by names, so that a reboot or an interface made anew finds it."""
+        return f"{self.netns}/{self.interface}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class FilterId:

@@ -367,7 +367,7 @@ class _MemberCompiler:
         layout = elf.layout_digest(elf.map_layout(obj, spec.name, spec.state_version))
         key = f"{self.chain.name}/{self.member.name}/{spec.name}"
         if self.chain.state_scope is StateScope.INTERFACE:
-            key = f"{key}@{self.point.netns}/{self.point.interface}"
+            key = f"{key}@{self.point.scope}"
         return MapUse(name=spec.name, role=spec.role, pin=state_pin(key, layout), key=key, layout=layout)
 
     def _entries(self, obj: elf.Object, spec: MapSpec) -> tuple[tuple[bytes, bytes], ...]:

@@ -128,13 +128,13 @@ def observe(snapshot: Snapshot, inventory: Inventory) -> Observed:
     }
     link_pins = {pin.id: pin.path for pin in snapshot.pins if pin.kind is PinKind.LINK}
     owned = {attachment.point: attachment for attachment in inventory.attachments}
-    qdiscs = {(each.point.netns_inode, each.point.ifindex) for each in inventory.attachments if each.made_qdisc}
+    qdiscs = {each.point.device for each in inventory.attachments if each.made_qdisc}
     current: dict[HookPoint, Current] = {}
     for state in snapshot.hooks.values():
         found = _current(state, first, link_pins, owned.get(state.point), snapshot)
         if found is not None:
             # Both directions share one qdisc: whichever leaves last takes it along.
-            made_qdisc = found.pin is None and (state.point.netns_inode, state.point.ifindex) in qdiscs
+            made_qdisc = found.pin is None and state.point.device in qdiscs
             current[state.point] = replace(found, made_qdisc=made_qdisc)
     used = {found.pin for found in current.values()}
     defunct = {number: path for number, path in link_pins.items() if path not in used}

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 from reconciler import manifest
 from reconciler.model import (
@@ -12,11 +12,13 @@ from reconciler.model import (
     DesiredState,
     Drift,
     DriftKind,
+    Hook,
     HookPoint,
     MapRole,
     Package,
     Snapshot,
     StateScope,
+    TcHook,
     XdpHook,
     XdpMode,
 )
@@ -74,7 +76,7 @@ def resolve(
         group = tuple(sorted(by_point[point], key=lambda chain: (chain.priority, chain.name)))
         real = snapshot.hooks[point].point if point in snapshot.hooks else point
         scoped = any(chain.state_scope is StateScope.INTERFACE for chain in group)
-        key = (point.kind, tuple(chain.name for chain in group), (real.netns, real.interface) if scoped else None)
+        key = (point.kind, tuple(chain.name for chain in group), real.scope if scoped else None)
         if key not in compiled:
             content, problems = compile_chains(group, real, packages, snapshot.features)
             findings.update(dict.fromkeys(problems))
@@ -121,31 +123,47 @@ def _distrust(package: Package) -> str:
 def _expand(chains: tuple[Chain, ...], snapshot: Snapshot, targets: Targets) -> dict[HookPoint, list[Chain]]:
     by_point: dict[HookPoint, list[Chain]] = {}
     for chain in chains:
-        hook = chain.hook
-        where = f"chain {chain.name}"
-        if hook.netns in snapshot.missing:
-            message = f"network namespace {hook.netns} does not exist; applied as soon as it appears"
-            targets.pending.append(Drift(kind=DriftKind.ABSENT, where=where, message=message))
-            continue
-        seen = [
-            interface
-            for interface in snapshot.interfaces
-            if interface.netns == hook.netns and manifest.interface_matches(hook.interfaces, interface.name)
-        ]
-        for pattern in hook.interfaces:
-            if not any(manifest.interface_matches((pattern,), interface.name) for interface in seen):
-                message = f"no interface {pattern} in network namespace {hook.netns}; applied as soon as one appears"
-                targets.pending.append(Drift(kind=DriftKind.ABSENT, where=where, message=message))
-        for interface in seen:
-            point = HookPoint(
-                kind=hook.kind,
-                netns=interface.netns,
-                netns_inode=interface.netns_inode,
-                ifindex=interface.ifindex,
-                interface=interface.name,
-            )
+        points, absent = _points(chain.hook, snapshot)
+        for point in points:
             by_point.setdefault(point, []).append(chain)
+        for message in absent:
+            targets.pending.append(Drift(kind=DriftKind.ABSENT, where=f"chain {chain.name}", message=message))
     return by_point
+
+
+def _points(hook: Hook, snapshot: Snapshot) -> tuple[tuple[HookPoint, ...], tuple[str, ...]]:
+    """The concrete hooks that a chain's hook means on this host now, and what of it is not there."""
+    match hook:
+        case XdpHook() | TcHook():
+            return _on_interfaces(hook, snapshot)
+        case _:
+            assert_never(hook)
+
+
+def _on_interfaces(hook: XdpHook | TcHook, snapshot: Snapshot) -> tuple[tuple[HookPoint, ...], tuple[str, ...]]:
+    if hook.netns in snapshot.missing:
+        return (), (f"network namespace {hook.netns} does not exist; applied as soon as it appears",)
+    seen = [
+        interface
+        for interface in snapshot.interfaces
+        if interface.netns == hook.netns and manifest.interface_matches(hook.interfaces, interface.name)
+    ]
+    absent = tuple(
+        f"no interface {pattern} in network namespace {hook.netns}; applied as soon as one appears"
+        for pattern in hook.interfaces
+        if not any(manifest.interface_matches((pattern,), interface.name) for interface in seen)
+    )
+    points = tuple(
+        HookPoint(
+            kind=hook.kind,
+            netns=interface.netns,
+            netns_inode=interface.netns_inode,
+            ifindex=interface.ifindex,
+            interface=interface.name,
+        )
+        for interface in seen
+    )
+    return points, absent
 
 
 def _compile_absent(

@@ -63,7 +63,7 @@ def watched(secure: SecureConfig, point: HookPoint, declared: frozenset[tuple[in
     Args:
         declared: (namespace inode, ifindex) of interfaces on which chains are declared.
     """
-    if (point.netns_inode, point.ifindex) in declared:
+    if point.device in declared:
         return True
     return point.netns in secure.namespaces and any(_matches(glob, point.interface) for glob in secure.interfaces)
 
@@ -78,7 +78,7 @@ def classify(
         declared: hooks on which chains are declared.
     """
     strangers = []
-    interfaces = frozenset((point.netns_inode, point.ifindex) for point in declared)
+    interfaces = frozenset(point.device for point in declared)
     for point in sorted(snapshot.hooks):
         state = snapshot.hooks[point]
         if not watched(secure, state.point, interfaces):
