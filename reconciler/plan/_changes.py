@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from reconciler.model import Change, ChangeKind, Evict, LoadedGeneration, Step
+from reconciler.model import Change, ChangeKind, ChangeMode, Evict, LoadedGeneration, Step
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -22,10 +22,12 @@ def changes_of(
     """Lines in the order: hooks that change, hooks that are left, foreign programs."""
     lines: list[Change] = []
     recorded = {owned.point: owned.generation for owned in inventory.attachments}
+    # A mode that a commit asks for is a change; one that somebody else chose is drift like any other.
+    modes = {step.point: step for step in planner.hooks if isinstance(step, ChangeMode) and planner.changed}
     for target in planner.switched:
         current = observed.current.get(target.point)
         running = current.generation if current is not None else recorded.get(target.point)
-        lines += _hook(target, _loaded(running, observed))
+        lines += _hook(target, _loaded(running, observed), modes.get(target.point))
     for point in sorted(observed.current):
         if point not in targets.by_point:
             lines += _left(observed.current[point], observed)
@@ -48,7 +50,7 @@ def _loaded(generation: str | None, observed: Observed) -> LoadedGeneration | No
     return instance.loaded if instance is not None else None
 
 
-def _hook(target: Target, loaded: LoadedGeneration | None) -> Iterator[Change]:
+def _hook(target: Target, loaded: LoadedGeneration | None, mode: ChangeMode | None) -> Iterator[Change]:
     """Every member of the hook; those whose settings stay are told as kept, since the whole generation is new."""
     before = {(program.chain, program.member): program for program in loaded.programs} if loaded else {}
     restored = loaded is not None and loaded.digest == target.content.digest
@@ -56,6 +58,8 @@ def _hook(target: Target, loaded: LoadedGeneration | None) -> Iterator[Change]:
         program = before.pop((load.chain, load.member), None)
         if program is None:
             kind, detail = ChangeKind.ADD, _all(load.settings)
+        elif restored and mode is not None:
+            kind, detail = ChangeKind.REPLACE, f"mode {mode.old_mode} → {mode.mode}"
         elif restored:
             kind, detail = ChangeKind.REPAIR, _all(load.settings)
         else:

@@ -165,6 +165,9 @@ def test_a_change_of_the_xdp_mode_says_its_gap(lab: Lab) -> None:
     lab.commit(chain("edge", lab.wall(), hook=lab.hook(mode="generic")))
     plan = lab.reconciler("plan").expect(2)
     assert "change-mode" in plan.steps
+    assert [(change["kind"], change["detail"]) for change in plan.json["changes"]] == [
+        ("replace", "mode native → generic")
+    ]
     assert any("without" in note or "gap" in note for note in plan.json["notes"])
     applied = lab.apply().expect(0, "Applied")
     assert list(applied.json["outcome"]["gaps"].values()) != []
