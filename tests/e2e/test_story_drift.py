@@ -169,3 +169,35 @@ def test_a_hook_that_is_occupied_stays_pending_in_audit_and_is_taken_in_enforce(
     lab.apply().expect(0, "Applied")
     assert lab.xdp_id() not in (None, occupant)
     assert not lab.reaches(DROP_PORT)
+
+
+def test_filters_come_back_with_their_qdisc_and_others_stay(lab: Lab, intruder: Intruder) -> None:
+    lab.command = WITHOUT_TCX
+    kinds = ("tc-ingress", "tc-egress")
+    foreign = intruder.filter("ingress", 7)
+    lab.commit(*[chain(kind, lab.wall(kind=kind), hook=lab.hook(kind)) for kind in kinds])
+    lab.apply().expect(2, "ForeignPrograms")
+    theirs = lab.near.tc("filter", "show", "dev", lab.wire.interface, "ingress", "prio", "7")
+    assert not lab.reaches(DROP_PORT)
+    interface = ("dev", lab.wire.interface)
+    (ours,) = [each for each in filters(lab, "ingress") if each["pref"] != 7]
+    lab.near.tc("filter", "del", *interface, "ingress", "pref", str(ours["pref"]))
+    assert lab.reaches(DROP_PORT)
+    lab.apply().expect(2, "ForeignPrograms")
+    assert not lab.reaches(DROP_PORT)
+    assert lab.near.tc("filter", "show", *interface, "ingress", "prio", "7") == theirs
+    assert [each["program_id"] for each in lab.attached(whose="foreign")] == [foreign]
+
+    lab.near.tc("qdisc", "del", *interface, "clsact")
+    assert lab.reaches(DROP_PORT)
+    restored = lab.apply().expect(0, "Applied")
+    assert restored.steps.count("attach") == 2
+    assert not lab.reaches(DROP_PORT)
+    lab.reconciler("teardown", "--yes").expect(0)
+    # The qdisc was not ours at first, but the one that is there now was made here.
+    assert filters(lab, "ingress") == filters(lab, "egress") == []
+
+
+def filters(lab: Lab, direction: str) -> list[dict[str, Any]]:
+    text = lab.near.tc("-j", "filter", "show", "dev", lab.wire.interface, direction, check=False) or "[]"
+    return [each for each in json.loads(text) if "options" in each]

@@ -88,3 +88,42 @@ def test_a_namespace_that_is_made_anew_is_another_one(lab: Lab) -> None:
     finally:
         support.run("ip", "netns", "del", name, check=False)
     assert agent.stop() == 0
+
+
+def test_an_interface_whose_driver_knows_no_xdp(lab: Lab) -> None:
+    hook = lab.hook() | {"interfaces": ["lo", lab.wire.interface]}
+    lab.applied(chain("edge", lab.wall(), hook=hook))
+    modes = {"lo": "generic", lab.wire.interface: "native"}
+    assert {each["interface"]: each["mode"] for each in lab.attached()} == modes
+    # Demanded, it is an error, and the interface that could have it is left as it is too.
+    lab.commit(chain("edge", lab.limit(5), lab.wall(), hook=hook | {"mode": "native"}))
+    lab.apply().expect(1, "NotSupported")
+    assert lab.apply().expect(1, "NotSupported").json["outcome"] is None
+    assert {each["interface"]: each["mode"] for each in lab.attached()} == modes
+    assert not lab.reaches(DROP_PORT)
+
+
+def test_a_teardown_after_interfaces_and_namespaces_went(lab: Lab) -> None:
+    with support.netns() as pod:
+        support.add_veth(pod, "pod0", lab.far, "pod1")
+        hook = {"type": "xdp", "interfaces": ["pod0"], "netns": pod.name}
+        lab.applied(*both(lab, lab.wire.interface), chain("pod", lab.wall(), hook=hook))
+        lab.near.ip("link", "del", "dev", lab.wire.interface)
+    gone = lab.reconciler("teardown", "--yes").expect(0)
+    assert gone.json["outcome"]["survivors"] == []
+    assert lab.pinned() == []
+
+
+def test_many_interfaces_are_switched_in_one_pass(lab: Lab) -> None:
+    names = [f"many{number}" for number in range(16)]
+    for number, name in enumerate(names):
+        support.add_veth(lab.near, name, lab.far, f"other{number}")
+    hook = lab.hook() | {"interfaces": ["many*", "near*"]}
+    lab.applied(chain("edge", lab.limit(5), lab.wall(), hook=hook))
+    assert len(lab.attached()) == 17
+    # One generation serves all of them.
+    assert len(list((lab.pins / "gen").iterdir())) == 1
+    lab.commit(chain("edge", lab.limit(6), lab.wall(), hook=hook))
+    with lab.traffic() as traffic:
+        assert lab.apply().expect(0, "Applied").steps.count("switch") == 17
+    traffic.assert_filtered()
