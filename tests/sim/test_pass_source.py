@@ -13,6 +13,7 @@ from reconciler import reconcile
 from reconciler.config import CommitTrust
 from reconciler.errors import ExitCode, GuardrailError, SourceError, SuspendedError
 from reconciler.model import AttachKind
+from reconciler.source import SourceMovedError
 from tests.e2e.servers import allowed_signers
 from tests.sim.host import START, Host, chain, keys, member, tree
 
@@ -400,6 +401,52 @@ def test_a_clock_that_jumps_back_is_no_reason_to_stop(edge: Host) -> None:
     edge.detach()
     assert edge.apply().status.exit_code == 0
     assert edge.attachment().kind is AttachKind.XDP_LINK
+
+
+def test_a_ref_that_moves_while_it_is_fetched_is_asked_for_again(edge: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = edge.parts().source
+    real = source.fetch
+
+    def moved(commit: str) -> None:
+        raise SourceMovedError("the ref names another commit by now")
+
+    edge.origin.commit(faster())
+    with monkeypatch.context() as patch:
+        patch.setattr(source, "fetch", moved)
+        result = edge.apply()
+        assert (result.status.reason, result.status.exit_code) == ("SourceMoved", 1)
+        assert result.retry_now
+        assert not result.transient
+    assert source.fetch == real
+    assert edge.apply().status.reason == "Applied"
+
+
+def test_a_local_repository_that_fails_while_a_commit_is_judged_settles_nothing(
+    edge: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(old: str, new: str) -> None:
+        raise SourceError("cannot read the repository")
+
+    edge.configure(labels={"role": "edge", "new": "label"})
+    with monkeypatch.context() as patch:
+        patch.setattr(edge.parts().source, "ancestry", broken)
+        assert edge.apply().status.exit_code == 1
+        edge.detach()
+        edge.apply()
+        assert edge.runs() == ["ratelimit"]
+    assert edge.apply().status.exit_code == 0
+    assert edge.parts().state.source().context != ""
+
+
+def test_an_accepted_history_may_come_without_what_was_applied_before(edge: Host) -> None:
+    head = edge.origin.commit(faster(), parents=())
+    edge.close()
+    shutil.rmtree(edge.file("git"))
+    edge.origin.repository.git("reflog", "expire", "--expire=now", "--all")
+    edge.origin.repository.git("gc", "--quiet", "--prune=now")
+    result = edge.accept(head)
+    assert result.status.reason == "Applied"
+    assert edge.applied == head
 
 
 # --- other hosts' files ------------------------------------------------------------------------------------

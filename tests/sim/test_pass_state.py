@@ -333,6 +333,23 @@ def test_a_journal_that_makes_no_sense_is_tampering(edge: Host, line: dict[str, 
     assert edge.fingerprint() == before
 
 
+def test_a_history_and_a_status_that_cannot_be_written_stop_no_repair(edge: Host) -> None:
+    for name in ("history.jsonl", "status.json"):
+        edge.file(name).unlink()
+        edge.file(name).mkdir()
+    edge.detach()
+    result = edge.repair()
+    assert result.status.exit_code == 0
+    assert edge.runs() == ["ratelimit"]
+    assert any("history" in note for note in result.status.notes)
+
+
+def test_a_host_that_was_only_ever_asked_to_repair_says_what_to_do(host: Host) -> None:
+    result = host.repair()
+    assert (result.status.reason, result.status.exit_code) == ("NothingApplied", 1)
+    assert "reconciler apply" in result.status.message
+
+
 # --- two of us ---------------------------------------------------------------------------------------------
 
 
@@ -416,6 +433,13 @@ def test_a_teardown_works_without_any_state(edge: Host) -> None:
     reconcile.teardown(edge.parts(), by="uid 0")
     assert edge.kernel.pins == {}
     assert edge.runs() == []
+
+
+def test_operators_can_decide_again_when_their_record_is_damaged(edge: Host) -> None:
+    edge.close()
+    edge.file("control.json").write_bytes(b"{")
+    suspension = reconcile.suspend(edge.parts(), seconds=60, reason="again", by="uid 0")
+    assert edge.parts().state.control().suspension == suspension
 
 
 def test_what_a_teardown_could_not_remove_is_removed_by_the_next(edge: Host) -> None:
