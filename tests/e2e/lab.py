@@ -360,7 +360,7 @@ class Lab:
                 "allowFile": True,
                 "interval": "1h",
                 "driftInterval": "1h",
-                "confirmTimeout": "2s",
+                "confirmTimeout": "20s",
             },
             "trust": {
                 "commits": {"allowedSigners": "allowed_signers"},

@@ -239,3 +239,39 @@ def test_who_is_not_root_may_look_where_the_host_allows_it_and_decides_nothing(p
     assert lab.reconciler("status").json["suspension"] is None
     agent.process.send_signal(signal.SIGINT)
     assert agent.end() == 0
+
+
+def test_operators_decide_through_the_agent_as_without_it(lab: Lab) -> None:
+    old = lab.commit(chain("edge", lab.wall(), hook=lab.hook()))
+    agent = lab.agent()
+    agent.wait("pass", reason="Applied")
+
+    lab.reconciler("suspend", "--reason", "maintenance", "--for", "1h").expect(0)
+    new = lab.commit(chain("edge", lab.limit(5), lab.wall(), hook=lab.hook()))
+    held = agent.count("pass", reason="Suspended")
+    agent.hup()
+    agent.wait("pass", more_than=held, reason="Suspended")
+    assert lab.reconciler("status").expect(5).json["applied"]["id"] == old
+    resumed = lab.reconciler("resume").expect(0, "Applied")
+    assert resumed.json["status"]["applied"]["id"] == new
+
+    lab.repository.git("update-ref", "refs/heads/main", old)
+    lab.apply().expect(4, "HistoryRewritten")
+    accepted = lab.reconciler("accept", old, "--reason", "the branch was wrong").expect(0, "Applied")
+    assert accepted.json["status"]["applied"]["id"] == old
+
+    lab.config["guardrail"] = {"share": "100%"}  # a file that changes under an agent changes nothing
+    assert lab.reconciler("teardown", "--yes").expect(0).json["outcome"]["survivors"] == []
+    assert lab.pinned() == []
+    down = agent.count("pass", reason="TornDown")
+    agent.hup()
+    agent.wait("pass", more_than=down, reason="TornDown")
+    assert lab.attached() == []
+    lab.reconciler("resume").expect(0, "Applied")
+    assert not lab.reaches(DROP_PORT)
+    kinds = [record["event"] for record in lab.reconciler("history").json]
+    assert [kind for kind in kinds if kind != "refused"] == [
+        *("applied", "suspended", "resumed", "applied"),
+        *("accepted", "applied", "torn-down", "resumed"),
+    ]
+    assert agent.stop() == 0

@@ -80,6 +80,10 @@ def test_the_first_commit_is_planned_applied_and_seen(lab: Lab) -> None:
     assert lab.reaches(DROP_PORT)
 
 
+VERSIONS = {"xdp": range(7), "tc-ingress": (0, 2, 3, 5), "tc-egress": (0, 5, 6)}
+"""Through which of the versions below a hook goes: the code that differs between hooks is that of the switch."""
+
+
 def changes(lab: Lab, kind: str) -> list[tuple[str, list[Document]]]:
     """A chain in its versions; each of them drops what the probe wants dropped."""
     wall, following = lab.wall(kind=kind), lab.wall(kind=kind, archive=lab.kit.firewall_next)
@@ -110,8 +114,7 @@ def test_no_packet_escapes_while_a_chain_changes(kind: str, tcx: bool, tmp_path:
         if not tcx:
             lab.command = WITHOUT_TCX
         versions = changes(lab, kind)
-        if kind == "tc-egress":
-            versions = [versions[0], *versions[-2:]]  # the same code but for one number
+        versions = [versions[number] for number in VERSIONS[kind]]
         lab.applied(chain("edge", *versions[0][1], hook=lab.hook(kind)))
         (before,) = lab.attached()
         assert before["attached"] == ("xdp-link" if kind == "xdp" else "tcx-link" if tcx else "clsact-filter")

@@ -73,6 +73,7 @@ def remote(tmp_path: Path, kit: Kit) -> Iterator[Lab]:
             "allowFile": False,
             "auth": {"sshKeyFile": str(server.key_file), "knownHostsFile": str(known)},
             "timeout": "5s",
+            "confirmTimeout": "5s",
         }
         yield lab
 
