@@ -31,18 +31,13 @@ def changes_of(
     for point in sorted(observed.current):
         if point not in targets.by_point:
             lines += _left(observed.current[point], observed)
-    for step in evictions:
-        if isinstance(step, Evict):
-            lines.append(
-                Change(
-                    kind=ChangeKind.EVICT,
-                    where=str(step.point),
-                    chain="",
-                    member="",
-                    detail=f"{step.reason} → {step.method}",
-                )
-            )
+    lines += [_eviction(step) for step in evictions if isinstance(step, Evict)]
     return tuple(lines)
+
+
+def _eviction(step: Evict) -> Change:
+    detail = f"{step.reason} → {step.method}"
+    return Change(kind=ChangeKind.EVICT, where=str(step.point), chain="", member="", detail=detail)
 
 
 def _loaded(generation: str | None, observed: Observed) -> LoadedGeneration | None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from reconciler.kernel import Kernel
-    from reconciler.model import CheckHealth, Health, Inventory, StatsCheck, TcpCheck
+    from reconciler.model import CheckHealth, Inventory, StatsCheck, TcpCheck
     from reconciler.reconcile._parts import Clock
 
 TCP_SECONDS: Final = 300.0
@@ -119,8 +119,3 @@ class KernelHealth:
                     for name, (packets, _) in stats.counters.items():
                         total[name] = max(total.get(name, 0), packets)
         return total
-
-
-def health_is_trivial(health: Health) -> bool:
-    """Whether nothing but the links is checked."""
-    return not (health.source or health.tcp or health.stats)
