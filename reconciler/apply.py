@@ -216,20 +216,17 @@ def _take_hook(run: _Run, step: Attach | Switch | ChangeMode) -> None:
     first = run.kernel.first_program(step.generation)
     before = run.attachments.get(step.point)
     run.journal.journal(run.boot_id, "intent", step=step)
+    drained, run.drained = run.drained, False  # also what fails may have been live for a moment
     if isinstance(step, Attach):
         owned = run.kernel.attach(step, first)
-        if owned.gap is not None:
-            run.gaps[str(step.point)] = owned.gap
-        run.drained = run.drained and step.displace is None
+        run.drained = drained and step.displace is None
         if owned.gap is not None:
             run.gaps[str(step.point)] = owned.gap
     elif isinstance(step, Switch):
         owned = run.kernel.switch(step, first)
-        run.drained = False
     else:
         owned, gap = run.kernel.change_mode(step, first)
         run.gaps[str(step.point)] = gap
-        run.drained = False
     if before is not None and before.made_qdisc:
         owned = replace(owned, made_qdisc=True)
     run.attachments[step.point] = owned
@@ -351,7 +348,7 @@ def _undo_one(run: _Run, step: Step, before: OwnedAttachment | None) -> None:
                     pin=owned.pin,
                     link_id=owned.link_id,
                     filter=owned.filter,
-                    remove_qdisc=step.make_qdisc,
+                    remove_qdisc=owned.made_qdisc,
                 )
             )
             del run.attachments[step.point]

@@ -158,6 +158,18 @@ def test_a_switched_filter_is_put_back_and_still_knows_whose_qdisc_it_is() -> No
     assert world.fake.device("eth0").qdisc == "none"
 
 
+def test_an_attachment_that_failed_half_way_is_waited_for_before_its_programs_go() -> None:
+    world = fake_world("eth0")
+    made = world.plan(limited())
+    world.fake.on_change = lambda kernel: kernel.fail_on("pin", IO) if kernel.faults.log[-1] == "link-create" else None
+    outcome = world.execute(made)
+    assert outcome.failed is not None
+    assert outcome.failed.step.step == "attach"
+    assert "drain" in world.fake.faults.log
+    assert world.fake.violations == []
+    assert world.fake.pins == {}
+
+
 # --- before and after the point of no return ---------------------------------------------------------------
 
 
