@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,8 +15,8 @@ import pytest
 from reconciler import reconcile
 from reconciler.config import Guardrail, SecureConfig, SecureMode
 from reconciler.errors import KernelError, StaleError
-from reconciler.model import HookKind
-from tests.sim.fake_kernel import Crash
+from reconciler.model import HookKind, Support
+from tests.sim.fake_kernel import ALL_FEATURES, Crash
 from tests.sim.host import Host, chain, member, orphans
 
 if TYPE_CHECKING:
@@ -25,20 +26,27 @@ SEEDS = range(int(os.environ.get("RECONCILER_EXAMPLES", "40")) // 5)
 DEEDS = 25
 EVERYWHERE = {"type": "xdp", "interfaces": ["eth*"]}
 FIREWALL = member("firewall", program="firewall_xdp")
+FENCE = member("firewall", program="firewall_ingress")
+TC = {"type": "tc", "direction": "ingress", "interfaces": ["eth0"]}
 STATES: list[tuple[Any, ...]] = [
     (chain(),),
-    (chain("edge", member(params={"rate": 3}), hook=EVERYWHERE),),
+    (chain("edge", member(params={"rate": 3}), hook=EVERYWHERE), chain("tc", member("flowcount"), FENCE, hook=TC)),
     (chain("edge", member(), FIREWALL),),
-    (chain("edge", FIREWALL), chain("more", member(), priority=200, hook=EVERYWHERE)),
+    (
+        chain("edge", FIREWALL),
+        chain("more", member(), priority=200, hook=EVERYWHERE),
+        chain("tc", FENCE, member("flowcount"), hook=TC),
+    ),
     (chain("edge", member(), hook={**EVERYWHERE, "mode": "generic"}),),
 ]
 EXPECTED = [
-    (["ratelimit"], []),
-    (["ratelimit"], ["ratelimit"]),
-    (["ratelimit", "firewall"], []),
-    (["firewall", "ratelimit"], ["ratelimit"]),
-    (["ratelimit"], ["ratelimit"]),
+    (["ratelimit"], [], []),
+    (["ratelimit"], ["ratelimit"], ["flowcount", "firewall"]),
+    (["ratelimit", "firewall"], [], []),
+    (["firewall", "ratelimit"], ["ratelimit"], ["firewall", "flowcount"]),
+    (["ratelimit"], ["ratelimit"], []),
 ]
+"""What runs on XDP of eth0 and eth1, and on tc ingress of eth0."""
 
 
 class Story:
@@ -85,8 +93,10 @@ class Story:
         self.host.origin.push(self.head)
 
     def tamper(self) -> None:
-        interface = self.random.choice(["eth0", "eth1"])
-        point = self.host.kernel.point(interface, HookKind.XDP)
+        interface, kind = self.random.choice(
+            [("eth0", HookKind.XDP), ("eth1", HookKind.XDP), ("eth0", HookKind.TC_INGRESS)]
+        )
+        point = self.host.kernel.point(interface, kind)
         attached = self.host.kernel.attachments(point)
         match self.random.randrange(3):
             case 0 if attached:
@@ -98,7 +108,11 @@ class Story:
                     self.host.kernel.unpin(path)
 
     def foreign(self) -> None:
-        self.host.kernel.attach_foreign_tcx(self.host.kernel.point("eth1", HookKind.TC_INGRESS))
+        point = self.host.kernel.point("eth1", HookKind.TC_INGRESS)
+        if self.host.kernel.forced_features.tcx is Support.YES:
+            self.host.kernel.attach_foreign_tcx(point)
+        elif not self.host.kernel.attachments(point):
+            self.host.kernel.add_foreign_filter(point)
 
     def crash(self) -> None:
         if self.present() and self.random.random() < 0.7:
@@ -121,7 +135,10 @@ class Story:
     def race(self) -> None:
         if self.present():
             self.push(self.random.randrange(len(STATES)))
-        self.host.kernel.fail_on("link-update", StaleError("BPF_LINK_UPDATE", 1, "expected another program"))
+        self.host.kernel.fail_on(
+            self.random.choice(["link-update", "filter-replace"]),
+            StaleError("BPF_LINK_UPDATE", 1, "expected another program"),
+        )
         self.apply()
         self.host.kernel.faults.clear()
 
@@ -179,14 +196,16 @@ class Story:
         assert result.plan is not None
         assert result.plan.steps == (), self.log
         assert self.host.applied == self.head, self.log
-        assert (self.host.runs("eth0"), self.host.runs("eth1")) == EXPECTED[self.good[self.head]], self.log
+        seen = (self.host.runs(), self.host.runs("eth1"), self.host.runs(kind=HookKind.TC_INGRESS))
+        assert seen == EXPECTED[self.good[self.head]], self.log
         assert orphans(self.host) == [], self.log
         assert self.host.kernel.attachments(self.host.kernel.point("eth1", HookKind.TC_INGRESS)) == ()
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_whatever_happens(make_host: Callable[..., Host], seed: int) -> None:
-    story = Story(make_host("eth0", "eth1"), seed)
+    tcx = Support.YES if seed % 2 else Support.NO
+    story = Story(make_host("eth0", "eth1", features=replace(ALL_FEATURES, tcx=tcx)), seed)
     for _ in range(DEEDS):
         story.deed()
         story.check()
