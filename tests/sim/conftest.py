@@ -34,11 +34,19 @@ def host(make_host: Callable[..., Host]) -> Host:
     return make_host()
 
 
-@pytest.fixture
-def edge(make_host: Callable[..., Host]) -> Host:
-    """A host with eth0 and eth1 that runs one chain (ratelimit on eth0) of its first commit."""
-    made = make_host("eth0", "eth1")
+@pytest.fixture(scope="session")
+def _edge(tmp_path_factory: pytest.TempPathFactory) -> Host:
+    made = Host(tmp_path_factory.mktemp("edge"), "eth0", "eth1")
     first = made.origin.commit(chain())
     made.set_source(minimum_commit=first)
     assert made.apply().status.reason == "Applied"
+    made.close()
     return made
+
+
+@pytest.fixture
+def edge(_edge: Host, tmp_path: Path) -> Iterator[Host]:
+    """A host with eth0 and eth1 that runs one chain (ratelimit on eth0) of its first commit."""
+    made = _edge.copy(tmp_path / "edge")
+    yield made
+    made.close()

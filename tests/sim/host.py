@@ -9,6 +9,7 @@ the repository it says in manifests; what it expects it reads from the kernel, f
 from __future__ import annotations
 
 import atexit
+import copy
 import functools
 import shutil
 import tempfile
@@ -201,6 +202,24 @@ class Host:
         if self.source is not None:
             self.source.close()
         self.state = self.source = self._packages = None
+
+    def copy(self, folder: Path) -> Host:
+        """The same host somewhere else: its server, its kernel, its state. No process may be running."""
+        assert self.state is None
+        twin = copy.copy(self)
+        shutil.copytree(self.folder, folder, symlinks=True)
+        twin.folder, twin.kernel, twin.clock = folder, copy.deepcopy(self.kernel), FakeClock(self.clock.seconds)
+        twin.origin = copy.copy(self.origin)
+        twin.origin.path = folder / self.origin.path.relative_to(self.folder)
+        twin.origin.repository = copy.copy(self.origin.repository)
+        twin.origin.repository.path = twin.origin.path
+        twin.events = list(self.events)
+        twin.config = replace(
+            self.config,
+            source=replace(self.config.source, url=f"file://{twin.origin.path}"),
+            paths=Paths(state=str(folder / "state")),
+        )
+        return twin
 
     # --- the process -------------------------------------------------------------------------------------
 

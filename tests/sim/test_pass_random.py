@@ -22,7 +22,7 @@ from tests.sim.host import Host, chain, member, orphans
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SEEDS = range(int(os.environ.get("RECONCILER_EXAMPLES", "40")) // 5)
+SEEDS = range(int(os.environ.get("RECONCILER_EXAMPLES", "40")) // 8)
 DEEDS = 25
 EVERYWHERE = {"type": "xdp", "interfaces": ["eth*"]}
 FIREWALL = member("firewall", program="firewall_xdp")
