@@ -25,6 +25,7 @@ from reconciler.model import (
     AttachKind,
     ChangeMode,
     ControlRecord,
+    HookPoint,
     Inventory,
     LoadedGeneration,
     OwnedAttachment,
@@ -294,6 +295,36 @@ def _replay(inventory: Inventory, records: tuple[dict[str, Any], ...]) -> Invent
                 pass
     ordered = tuple(attachments[point] for point in sorted(attachments))
     return replace(inventory, generations=tuple(generations.values()), attachments=ordered)
+
+
+def unproven(boot_id: str, records: tuple[dict[str, Any], ...]) -> frozenset[str]:
+    """Keys of hooks that a pass took and did not live to judge: it ended before its point of no return.
+
+    What runs there was never found healthy, so the commit that wants it must still pass its health checks.
+
+    Raises:
+        StateError: a whole record is not what this program writes.
+    """
+    taken: set[str] = set()
+    for record in records:
+        if record.get("boot") != boot_id:
+            continue
+        if record.get("event") == "committed":
+            taken.clear()
+        elif record.get("event") == "intent":
+            try:
+                taken |= _taken(record.get("step"))
+            except msgspec.ValidationError as error:
+                raise StateError(f"journal: damaged ({error}); run `reconciler accept`") from error
+    return frozenset(taken)
+
+
+def _taken(step: object) -> set[str]:
+    match step:
+        case {"step": "attach" | "switch" | "change-mode", "point": point}:
+            return {msgspec.convert(point, type=HookPoint).key}
+        case _:
+            return set()
 
 
 def candidate(step: Attach | Switch | ChangeMode, before: OwnedAttachment | None = None) -> OwnedAttachment:

@@ -53,6 +53,8 @@ class HookPlanner:
         held_pins: link pins that stay because their namespace has no name now and a chain wants it.
         freed_pins: defunct link pins that are unpinned before a hook is attached again.
         switched: targets whose hook gets a step.
+        unproven: keys of hooks that an interrupted pass took: what runs there was never found healthy.
+        proving: targets that such a hook runs already: they get no step, but are judged with this change.
     """
 
     targets: Targets
@@ -61,6 +63,7 @@ class HookPlanner:
     inventory: Inventory
     displaceable: Mapping[HookPoint, tuple[Stranger, ...]]
     changed: bool
+    unproven: frozenset[str] = frozenset()
     repair: list[Step] = field(default_factory=list)
     loads: list[Step] = field(default_factory=list)
     hooks: list[Step] = field(default_factory=list)
@@ -74,6 +77,11 @@ class HookPlanner:
     freed_pins: set[str] = field(default_factory=set)
     switched: list[Target] = field(default_factory=list)
     displacing: dict[HookPoint, Attach] = field(default_factory=dict)
+    proving: list[Target] = field(default_factory=list)
+    _recorded: dict[HookPoint, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._recorded = {owned.point: owned.generation for owned in self.inventory.attachments}
 
     def run(self) -> None:
         """Plan every target, then every hook of ours that is no target any more."""
@@ -207,7 +215,11 @@ class HookPlanner:
 
     def _target(self, target: Target) -> None:
         point = target.point
-        state = self.snapshot.hooks.get(point, HookState(point=point))
+        state = self.snapshot.hooks.get(point)
+        if state is None:  # not the same as empty: what is attached there may be ours
+            self._pend(DriftKind.CONTESTED, point, "could not be read; left as it is")
+            self._hold_unseen(point)
+            return
         current = self.observed.current.get(point)
         if not state.settled:
             self._pend(
@@ -224,6 +236,8 @@ class HookPlanner:
             return
         name = self._generation(target)
         if current.generation == name:
+            if self.changed and point.key in self.unproven:
+                self.proving.append(target)
             return
         self._note_drift(target, current)
         self.switched.append(target)
@@ -290,7 +304,7 @@ class HookPlanner:
         self.hooks.append(step)
 
     def _ran_before(self, point: HookPoint) -> bool:
-        return any(owned.point == point for owned in self.inventory.attachments)
+        return point in self._recorded
 
     def _occupant(self, state: HookState) -> Attachment | None:
         """A foreign XDP program that enforce mode may displace."""
@@ -383,16 +397,20 @@ class HookPlanner:
         if current is not None and current.generation is not None:
             self.held.add(current.generation)
 
+    def _hold_unseen(self, point: HookPoint) -> None:
+        pin = f"links/{point.key}"
+        self.held_pins.add(pin)
+        self.held.update(
+            generation for generation in (self._recorded.get(point), self.observed.elsewhere.get(pin)) if generation
+        )
+
     def _pend(self, kind: DriftKind, point: HookPoint, message: str) -> None:
         self.pending.append(Drift(kind=kind, where=str(point), message=message))
 
     def _recorded_digest(self, point: HookPoint) -> str | None:
         """Content that this hook was given last, as the inventory says."""
-        for owned in self.inventory.attachments:
-            if owned.point == point:
-                instance = self.observed.instances.get(owned.generation)
-                return instance.digest if instance else None
-        return None
+        instance = self.observed.instances.get(self._recorded.get(point, ""))
+        return instance.digest if instance else None
 
     def _reason(self, target: Target) -> str:
         if self._recorded_digest(target.point) == target.content.digest:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from reconciler import policy
 from reconciler.config import SecureMode
-from reconciler.errors import PlanError
+from reconciler.errors import KernelError, PlanError
 from reconciler.model import (
     Attach,
     AttachKind,
@@ -58,6 +58,7 @@ class PlanInput:
         earlier: another snapshot of the same pass; foreign objects must be in both to be evicted.
         detach_revoked: chains with a revoked package leave their hooks.
         source_answers: the source answered before the switch, so it must answer after it.
+        unproven: keys of hooks that a pass took and did not live to judge (`state.unproven`).
     """
 
     desired: DesiredState
@@ -71,6 +72,7 @@ class PlanInput:
     earlier: Snapshot | None = None
     detach_revoked: bool = False
     source_answers: bool = True
+    unproven: frozenset[str] = frozenset()
 
 
 def required_namespaces(desired: DesiredState, secure: SecureConfig, inventory: Inventory) -> tuple[str, ...]:
@@ -102,10 +104,15 @@ def make(given: PlanInput) -> Plan:
 
     Raises:
         PlanError: the desired state cannot be honoured on this host; all findings at once.
+        KernelError: not everything could be read, so nothing new is adopted: neither the guardrail nor a health check
+            sees a hook that the snapshot lacks. What was applied before is still planned.
     """
     targets = resolve(given.desired, given.packages, given.snapshot, detach_revoked=given.detach_revoked)
     if targets.findings:
         raise PlanError(targets.findings)
+    changed = given.state_digest != given.applied_digest
+    if changed and not given.snapshot.complete:
+        raise KernelError("snapshot", 0, "not all interfaces and hooks could be read; nothing new is adopted meanwhile")
     observed = observe(given.snapshot, given.inventory)
     ours = {point: current.attachment for point, current in observed.current.items()}
     strangers = (
@@ -114,7 +121,6 @@ def make(given: PlanInput) -> Plan:
         else ()
     )
     draft = _Draft(pending=list(targets.pending), drift=list(targets.drift), notes=[])
-    changed = given.state_digest != given.applied_digest
     planner = HookPlanner(
         targets=targets,
         observed=observed,
@@ -122,6 +128,7 @@ def make(given: PlanInput) -> Plan:
         inventory=given.inventory,
         displaceable=_confirmed_strangers(given, strangers, observed, targets),
         changed=changed,
+        unproven=given.unproven,
     )
     planner.run()
     draft.repair += planner.repair
@@ -170,12 +177,13 @@ def _order(draft: _Draft, given: PlanInput, planner: HookPlanner, *, changed: bo
     superseding = [step for step in draft.hooks if _supersedes(step)]
     if superseding:
         steps.append(Drain())
-    if changed and draft.hooks:
-        names = {chain.name for target in planner.switched for chain in target.chains}
+    judged = [*planner.switched, *planner.proving]
+    if changed and (draft.hooks or judged):
+        names = {chain.name for target in judged for chain in target.chains}
         checks = {chain.name: chain.health for chain in given.desired.chains if chain.name in names}
         steps.append(
             CheckHealth(
-                generations={target.point.key: planner.names[target.content.digest] for target in planner.switched},
+                generations={target.point.key: planner.names[target.content.digest] for target in judged},
                 checks=checks,
                 source=given.source_answers and any(health.source for health in checks.values()),
             )
@@ -238,7 +246,11 @@ def _adopted(given: PlanInput, observed: Observed, planner: HookPlanner) -> Inve
     """What is owned before any step: the records that the kernel confirms."""
     before = {owned.point: owned for owned in given.inventory.attachments}
     pins = {pin.path for pin in given.snapshot.pins}
-    attachments = [owned for owned in given.inventory.attachments if owned.pin in planner.held_pins]
+    attachments = [
+        owned
+        for owned in given.inventory.attachments
+        if owned.pin in planner.held_pins or not (given.snapshot.complete or owned.point in given.snapshot.hooks)
+    ]
     for point in sorted(observed.current):
         current = observed.current[point]
         recorded = before.get(point)

@@ -58,7 +58,7 @@ from reconciler.reconcile._candidate import (
 )
 from reconciler.reconcile._health import KernelHealth
 from reconciler.reconcile._parts import Notes, Parts, PassResult, Request, Wanted
-from reconciler.state import recover
+from reconciler.state import recover, unproven
 from reconciler.status import Finding, Status, clean, event, later, verdict
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ class Pass:
         self.wanted: Wanted | None = None
         self.source_answered = False
         self.recovered = False
+        self.unproven: frozenset[str] = frozenset()
 
     def run(self) -> PassResult:
         """The whole pass; whatever goes wrong is in its result."""
@@ -159,6 +160,7 @@ class Pass:
         try:
             records = state.journal_records()
             self._restore_grace(records, boot)
+            self.unproven = unproven(boot, records)
             saved = state.inventory()
             begun = any(entry.get("event") == "begin" and entry.get("boot") == boot for entry in records)
             if saved is not None and saved.boot_id == boot:
@@ -362,6 +364,7 @@ class Pass:
                 earlier=earlier,
                 detach_revoked=config.trust.on_revoked == "detach",
                 source_answers=self.source_answered,
+                unproven=self.unproven,
             )
         )
 
@@ -414,6 +417,7 @@ class Pass:
             parts.state.save_inventory(outcome.inventory)
             parts.state.clear_journal()
             self._judge_outcome(wanted, made, outcome)
+            self.unproven = frozenset()
             return outcome
         if made.inventory != inventory or parts.state.journal_records():
             parts.state.save_inventory(made.inventory)
@@ -461,6 +465,9 @@ class Pass:
             return
         failed = outcome.failed
         message = f"{failed.message}; everything was put back as it was"
+        if self.unproven:  # what an interrupted pass switched has no undo here
+            message = f"{failed.message}; the next pass puts back what an interrupted one had switched"
+            self.notes.retry_now = True
         if outcome.undo_failures:
             message = f"{failed.message}; putting back also failed: " + "; ".join(
                 f.message for f in outcome.undo_failures

@@ -149,8 +149,8 @@ def test_undo_leaves_a_qdisc_that_somebody_made_meanwhile(make_host: Callable[..
     point, device = host.kernel.point("eth0", HookKind.TC_INGRESS), host.kernel.device("eth0")
 
     def hurry(kernel: FakeKernel) -> None:
-        if device.qdisc == "none":
-            kernel.add_foreign_qdisc(point, "clsact")
+        kernel.on_change = None
+        kernel.add_foreign_qdisc(point, "clsact")
 
     host.kernel.on_change = hurry
     hook = {"type": "tc", "direction": "ingress", "interfaces": ["eth0"]}
