@@ -35,4 +35,4 @@ def bpffs_mounts(mounts: Path = MOUNTS) -> tuple[str, ...]:
         OSError: `mounts` cannot be read.
     """
     fields = [line.split(" ") for line in mounts.read_text(encoding="utf-8", errors="replace").splitlines()]
-    return tuple(field[1] for field in fields if len(field) > 2 and field[2] == "bpf")  # device, place, type
+    return tuple(field[1] for field in fields if field[2:3] == ["bpf"])  # device, place, type
