@@ -12,7 +12,7 @@ import pytest
 
 from reconciler import reconcile
 from reconciler.errors import SourceError, StaleError
-from reconciler.reconcile import _loop, _pass
+from reconciler.reconcile import _converge, _decide, _loop
 from reconciler.sensor import Command, Wake
 from tests.sim.host import Host, chain, member
 
@@ -181,7 +181,7 @@ def test_it_watches_the_namespaces_that_the_chains_name(edge: Host) -> None:
 
 
 def test_a_lost_race_is_tried_again_at_once_but_not_for_ever(edge: Host) -> None:
-    for _ in range((_pass.MAX_RACES + 1) * (_loop.MAX_RETRIES + 1)):
+    for _ in range((_converge.MAX_RACES + 1) * (_loop.MAX_RETRIES + 1)):
         edge.kernel.fail_on("link-update", StaleError("BPF_LINK_UPDATE", 1, "expected another program"))
     edge.origin.commit(chain("edge", member(params={"rate": 3})))
     done = run(edge, *[None] * (_loop.MAX_RETRIES + 1))
@@ -215,7 +215,7 @@ def test_a_defect_in_a_pass_does_not_end_the_agent(edge: Host, monkeypatch: pyte
         raise RuntimeError("unexpected")
 
     with monkeypatch.context() as patch:
-        patch.setattr(_pass, "judge", broken)
+        patch.setattr(_decide, "judge", broken)
         head = edge.origin.commit(chain("edge", member(params={"rate": 3})))
         edge.detach()
         done = run(edge, *[None] * 8)
