@@ -17,7 +17,7 @@ import click
 from reconciler.cli import DEFAULT_CONFIG
 from reconciler.cli._output import say, say_json, table
 from reconciler.errors import ConfigError, ExitCode, ReconcilerError
-from reconciler.kernel.about import MINIMUM_LIBBPF, bpffs_mounts, has_bcc, libbpf_version
+from reconciler.kernel.about import BPFFS, MINIMUM_LIBBPF, bpffs_mounts, can_mount_bpffs, has_bcc, libbpf_version
 from reconciler.model import Support
 
 if TYPE_CHECKING:
@@ -187,12 +187,13 @@ def _kernel(config: Config | None) -> Iterator[Finding]:
 
 
 def _bpffs(config: Config | None) -> Finding:
-    place = Path(config.paths.pins if config is not None else "/sys/fs/bpf/reconciler")
+    place = Path(config.paths.pins if config is not None else BPFFS / "reconciler")
     mounts = bpffs_mounts()
     if any(place.is_relative_to(mount) for mount in mounts):
         return Finding(name="bpffs", state="ok", detail=next(m for m in mounts if place.is_relative_to(m)))
-    hint = "mount -t bpf bpf /sys/fs/bpf"
-    return Finding(name="bpffs", state="missing", detail=f"none around {place}", hint=hint)
+    if place.is_relative_to(BPFFS) and can_mount_bpffs():
+        return Finding(name="bpffs", state="ok", detail=f"mounted on {BPFFS} when it is needed")
+    return Finding(name="bpffs", state="missing", detail=f"none around {place}", hint=f"mount -t bpf bpf {BPFFS}")
 
 
 def _features(features: Features) -> Iterator[Finding]:

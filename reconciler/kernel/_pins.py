@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 from reconciler.kernel import _bpf
 from reconciler.kernel._failing import failing
+from reconciler.kernel.about import BPFFS
 from reconciler.model import Identity, PinKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-BPFFS = Path("/sys/fs/bpf")
 _BPF_FS_MAGIC = 0xCAFE4A11
 """include/uapi/linux/magic.h."""
 _MODE = 0o700
@@ -49,7 +49,7 @@ def mount_bpffs() -> None:
 
 def kind_of(descriptor: int) -> PinKind | None:
     """What a descriptor from OBJ_GET is; the kernel says it only in the descriptor's name."""
-    name = os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115  # hot path  # hot path
+    name = os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115  # hot path
     return _KINDS.get(name.removeprefix("anon_inode:").strip("[]"))
 
 

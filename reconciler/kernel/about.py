@@ -11,7 +11,11 @@ from typing import Final
 MINIMUM_LIBBPF: Final = (1, 1)
 """Debian 12's; what is newer is called through bpf(2) directly."""
 
+BPFFS: Final = Path("/sys/fs/bpf")
+"""Where bpffs belongs, and where the agent mounts one when there is none."""
+
 MOUNTS: Final = Path("/proc/self/mounts")
+FILESYSTEMS: Final = Path("/proc/filesystems")
 
 
 def libbpf_version() -> tuple[int, int] | None:
@@ -36,3 +40,12 @@ def bpffs_mounts(mounts: Path = MOUNTS) -> tuple[str, ...]:
     """
     fields = [line.split(" ") for line in mounts.read_text(encoding="utf-8", errors="replace").splitlines()]
     return tuple(field[1] for field in fields if field[2:3] == ["bpf"])  # device, place, type
+
+
+def can_mount_bpffs(filesystems: Path = FILESYSTEMS) -> bool:
+    """Whether this kernel has bpffs and the place for it is there (sysfs makes it); nothing is mounted."""
+    try:
+        known = filesystems.read_text(encoding="ascii", errors="replace").split()
+    except OSError:
+        return False
+    return "bpf" in known and BPFFS.is_dir()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from reconciler.cli import _check
-from reconciler.kernel.about import bpffs_mounts
+from reconciler.kernel.about import bpffs_mounts, can_mount_bpffs
 from reconciler.model import Features, Support
 from tests.command import reconciler
 
@@ -84,3 +84,21 @@ def test_where_bpffs_is_mounted(tmp_path: Path) -> None:
     mounts = tmp_path / "mounts"
     mounts.write_text("none /sys/fs/bpf bpf rw 0 0\nproc /proc proc rw 0 0\nbpf /run/bpf bpf rw 0 0\n")
     assert bpffs_mounts(mounts) == ("/sys/fs/bpf", "/run/bpf")
+
+
+def test_a_kernel_without_bpffs_cannot_mount_one(tmp_path: Path) -> None:
+    known = tmp_path / "filesystems"
+    known.write_text("nodev\tsysfs\nnodev\tbpf_else\n\text4\n")
+    assert not can_mount_bpffs(known)
+    assert not can_mount_bpffs(tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    ("mounts", "mountable", "state"), [((), True, "ok"), ((), False, "missing"), (("/sys/fs/bpf",), False, "ok")]
+)
+def test_bpffs_is_there_or_can_be_mounted(
+    monkeypatch: pytest.MonkeyPatch, mounts: tuple[str, ...], mountable: bool, state: str
+) -> None:
+    monkeypatch.setattr(_check, "bpffs_mounts", lambda: mounts)
+    monkeypatch.setattr(_check, "can_mount_bpffs", lambda: mountable)
+    assert _check._bpffs(None).state == state
