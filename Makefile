@@ -8,6 +8,8 @@ export PATH := $(PATH):/usr/sbin:/sbin
 
 PY := .venv/bin/python
 PYTEST_ARGS ?=
+# Tests wait for the kernel more than they compute; PYTEST_WORKERS=0 runs them one after the other, and says which one leaked.
+PYTEST_WORKERS ?= 3
 
 .PHONY: help setup packages probe demo test coverage bench lint format docs lock wheel clean
 
@@ -28,7 +30,7 @@ demo: setup packages  ## watch it work, on two network namespaces that are remov
 
 test: setup packages probe  ## all tests; PYTEST_ARGS='-k word' chooses
 	@echo "test: running pytest (kernel tests need root; RECONCILER_REQUIRE_KERNEL=1 makes their skips fail)"
-	@$(PY) -m pytest --durations=15 $(PYTEST_ARGS)
+	@$(PY) -m pytest -n $(PYTEST_WORKERS) --dist worksteal --durations=15 $(PYTEST_ARGS)
 
 coverage: setup packages probe  ## tests with branch coverage: 100 % of the pure core, 90 % overall
 	@scripts/coverage.sh $(PYTEST_ARGS)

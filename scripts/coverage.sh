@@ -14,7 +14,7 @@ names = next(each for each in contracts if each["id"] == "pure")["source_modules
 print(*(f"{n}.py\n{n}/*" for n in (name.replace(".", "/") for name in names)), sep="\n")')
 
 rm -rf build/coverage
-.venv/bin/coverage run -m pytest --durations=15 "$@"
+.venv/bin/coverage run -m pytest -n 3 --dist worksteal --durations=15 "$@"
 .venv/bin/coverage combine --quiet
 .venv/bin/coverage html --quiet
 status=0

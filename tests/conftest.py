@@ -34,6 +34,9 @@ REQUIRE_KERNEL = os.environ.get("RECONCILER_REQUIRE_KERNEL") == "1"
 EXCLUSIVE = os.environ.get("RECONCILER_EXCLUSIVE") == "1"
 """Nobody else uses this kernel: then every new pin, namespace and network program counts as a leak, not only ours."""
 
+IN_WORKER = "PYTEST_XDIST_WORKER" in os.environ
+"""Other workers use the kernel meanwhile: a test looks for what is its own, and the whole run for everything."""
+
 RUN_TOKEN = f"rct{os.getpid()}"
 """Part of every name that this run creates on the machine (namespaces, pin directories); see `unique_name`."""
 
@@ -123,8 +126,8 @@ class Footprint:
             descriptors=_descriptors(),
             pins=frozenset(path for path in _paths(BPFFS) if _is_ours(path)),
             namespaces=frozenset(name for name in _names(NETNS) if _is_ours(name)),
-            links=_bpftool_ids("link", ("xdp", "tcx")) if EXCLUSIVE else frozenset(),
-            programs=_bpftool_ids("prog", ("xdp", "sched_cls")) if EXCLUSIVE else frozenset(),
+            links=_bpftool_ids("link", ("xdp", "tcx")) if _alone() else frozenset(),
+            programs=_bpftool_ids("prog", ("xdp", "sched_cls")) if _alone() else frozenset(),
         )
 
     def leaked_since(self, before: Footprint) -> list[str]:
@@ -141,8 +144,12 @@ class Footprint:
         return found
 
 
+def _alone() -> bool:
+    return EXCLUSIVE and not IN_WORKER
+
+
 def _is_ours(name: str) -> bool:
-    return EXCLUSIVE or RUN_TOKEN in name
+    return _alone() or RUN_TOKEN in name
 
 
 def _names(folder: Path) -> list[str]:
@@ -178,13 +185,37 @@ def leak_check() -> Iterator[None]:
     gc.collect()
     before = Footprint.take()
     yield
-    # The kernel frees links and programs some time after their last reference is closed.
+    if leaked := _left_behind(before):
+        pytest.fail("this test left behind: " + "; ".join(leaked))
+
+
+def _left_behind(before: Footprint) -> list[str]:
+    """What stays; the kernel frees links and programs some time after their last reference is closed."""
     deadline = time.monotonic() + SETTLE_SECONDS
     while leaked := Footprint.take().leaked_since(before):
         if time.monotonic() > deadline:
-            pytest.fail("this test left behind: " + "; ".join(leaked))
+            return leaked
         gc.collect()
         time.sleep(0.05)
+    return []
+
+
+_BEFORE_THE_RUN = pytest.StashKey["Footprint"]()
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    if _alone() and BPFFS.is_dir():
+        session.config.stash[_BEFORE_THE_RUN] = Footprint.take()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """The whole run leaves nothing either; with several workers this is what sees links and programs."""
+    before = session.config.stash.get(_BEFORE_THE_RUN, None)
+    if before is not None and (leaked := _left_behind(before)):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        if (reporter := session.config.pluginmanager.get_plugin("terminalreporter")) is not None:
+            reporter.write_line("this run left behind: " + "; ".join(leaked), red=True)
 
 
 # --- the machine -------------------------------------------------------------------------------------------
