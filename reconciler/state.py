@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
+from reconciler import _points
 from reconciler.errors import LockedError, StateError, StateVersionError
 from reconciler.model import (
     INVENTORY_VERSION,
@@ -105,13 +106,14 @@ class State:
         path = self.directory / name
         temporary = path.with_name(f".{name}.new")
         try:
-            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+            fd = _points.at(f"open {name}", os.open, temporary, flags, 0o600)
             try:
-                _write_all(fd, data)
-                os.fsync(fd)
+                _write_all(name, fd, data)
+                _points.at(f"fsync {name}", os.fsync, fd)
             finally:
                 os.close(fd)
-            temporary.replace(path)
+            _points.at(f"rename {name}", temporary.replace, path)
             _sync_directory(self.directory)
         except OSError as error:
             raise StateError(f"cannot write {path}: {error.strerror}; check the disk") from error
@@ -123,10 +125,10 @@ class State:
         try:
             if self._journal is None:
                 flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-                self._journal = os.open(self.directory / "journal", flags, 0o600)
-                _end_line(self._journal)
-            _write_all(self._journal, encode_json({"boot": boot_id, "event": event, **fields}) + b"\n")
-            os.fsync(self._journal)
+                self._journal = _points.at("open journal", os.open, self.directory / "journal", flags, 0o600)
+                _end_line("journal", self._journal)
+            _write_all("journal", self._journal, encode_json({"boot": boot_id, "event": event, **fields}) + b"\n")
+            _points.at("fsync journal", os.fsync, self._journal)
         except OSError as error:
             raise StateError(
                 f"cannot append to {self.directory / 'journal'}: {error.strerror}; check the disk"
@@ -138,7 +140,7 @@ class State:
             os.close(self._journal)
             self._journal = None
         try:
-            (self.directory / "journal").unlink(missing_ok=True)
+            _points.at("unlink journal", (self.directory / "journal").unlink, missing_ok=True)
             _sync_directory(self.directory)
         except OSError as error:
             raise StateError(f"cannot remove {self.directory / 'journal'}: {error.strerror}") from error
@@ -155,9 +157,14 @@ class State:
         path = self.directory / "history.jsonl"
         try:
             if path.exists() and path.stat().st_size > MAX_HISTORY_BYTES:
-                path.replace(path.with_name("history.1.jsonl"))
-            with path.open("ab") as file:
-                file.write(encode_json(record) + b"\n")
+                _points.at("rename history", path.replace, path.with_name("history.1.jsonl"))
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+            fd = _points.at("open history", os.open, path, flags, 0o600)
+            try:
+                _end_line("history", fd)
+                _write_all("history", fd, encode_json(record) + b"\n")
+            finally:
+                os.close(fd)
         except OSError as error:
             raise StateError(f"cannot append to {path}: {error.strerror}; check the disk") from error
 
@@ -170,9 +177,10 @@ def open_state(directory: Path, *, wait: bool = False) -> State:
         StateError: the directory cannot be used.
     """
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _points.at("mkdir state", directory.mkdir, mode=0o700, parents=True, exist_ok=True)
         _require_ours(directory)
-        lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        lock = _points.at("open lock", os.open, directory / "lock", flags, 0o600)
     except OSError as error:
         raise StateError(f"cannot use the state directory {directory}: {error.strerror}{_hint(error)}") from error
     try:
@@ -352,22 +360,22 @@ def _json_lines(data: bytes) -> Iterator[dict[str, Any]]:
             yield record
 
 
-def _write_all(fd: int, data: bytes) -> None:
+def _write_all(name: str, fd: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
-        view = view[os.write(fd, view) :]
+        view = view[_points.at(f"write {name}", os.write, fd, view) :]
 
 
-def _end_line(fd: int) -> None:
+def _end_line(name: str, fd: int) -> None:
     """What a crash tore stays a line of its own, so that it swallows no record that follows."""
     size = os.fstat(fd).st_size
     if size and os.pread(fd, 1, size - 1) != b"\n":
-        _write_all(fd, b"\n")
+        _write_all(name, fd, b"\n")
 
 
 def _sync_directory(directory: Path) -> None:
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(fd)
+        _points.at("fsync state", os.fsync, fd)
     finally:
         os.close(fd)

@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from reconciler import _points
 from reconciler.kernel import _attr
 
 if TYPE_CHECKING:
@@ -121,8 +122,32 @@ LINK_TYPE_NAMES = {
 PROG_TYPE_NAMES = {3: "tc", 6: "xdp"}
 
 
+_CHANGES = frozenset(
+    {
+        Cmd.MAP_CREATE,
+        Cmd.MAP_UPDATE_ELEM,
+        Cmd.MAP_DELETE_ELEM,
+        Cmd.MAP_FREEZE,
+        Cmd.PROG_LOAD,
+        Cmd.PROG_ATTACH,
+        Cmd.PROG_DETACH,
+        Cmd.OBJ_PIN,
+        Cmd.LINK_CREATE,
+        Cmd.LINK_UPDATE,
+        Cmd.LINK_DETACH,
+    }
+)
+"""Commands that change something; the others only read."""
+
+
 def bpf(command: Cmd, attr: ctypes.Structure) -> int:
     """Make the system call. Raises OSError."""
+    if _points.hook is None or command not in _CHANGES:
+        return _call(command, attr)
+    return _points.at(f"bpf {command.name}", _call, command, attr)
+
+
+def _call(command: Cmd, attr: ctypes.Structure) -> int:
     result: int = _libc.syscall(_NR_BPF, int(command), ctypes.byref(attr), ctypes.sizeof(attr))
     if result < 0:
         number = ctypes.get_errno()

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from reconciler import _points
 from reconciler.errors import DrainError, KernelError
 from reconciler.kernel import _bpf
 from reconciler.kernel._failing import failing
@@ -125,7 +126,7 @@ def setting() -> int | None:
 
 def _write(value: int) -> None:
     with failing(f"write {RCU_EXPEDITED}"):
-        RCU_EXPEDITED.write_text(f"{value}\n", encoding="ascii")
+        _points.at("write rcu_expedited", RCU_EXPEDITED.write_text, f"{value}\n", encoding="ascii")
 
 
 def _switch_on() -> bool:

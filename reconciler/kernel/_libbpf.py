@@ -15,6 +15,8 @@ import threading
 from ctypes import POINTER, c_bool, c_char_p, c_int, c_size_t, c_uint32, c_void_p
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from reconciler import _points
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
@@ -210,13 +212,17 @@ class Object:
         space = mmap.mmap(-1, LOG_SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
         view = (ctypes.c_char * LOG_SIZE).from_buffer(space)
         self._done(self._lib.bpf_program__set_log_buf(self._chosen, ctypes.addressof(view), LOG_SIZE))
-        with self._collecting():
-            result = self._lib.bpf_object__load(self._pointer)
-        if result < 0:
+        try:
+            with self._collecting():
+                _points.at("libbpf load", self._load)
+        except OSError as error:
             log = space[: space.find(b"\0")].decode("utf-8", "replace")
-            raise LibbpfError(-result, log, tuple(self._messages))
+            raise LibbpfError(error.errno or errno.EINVAL, log, tuple(self._messages)) from error
         descriptor: int = self._lib.bpf_program__fd(self._chosen)
         return descriptor
+
+    def _load(self) -> None:
+        self._done(self._lib.bpf_object__load(self._pointer))
 
     def map_fd(self, name: str) -> int:
         """A map's descriptor, owned by this object."""

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, Self
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.tcmsg import tcmsg
 
+from reconciler import _points
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
@@ -56,6 +58,14 @@ _TCMSG = struct.Struct("=BxxxiIII")
 _ATTR = struct.Struct("=HH")
 _U32 = struct.Struct("=I")
 _INT = struct.Struct("=i")
+
+_CHANGES = {
+    _RTM_SETLINK: "netlink SETLINK",
+    _RTM_NEWQDISC: "netlink NEWQDISC",
+    _RTM_DELQDISC: "netlink DELQDISC",
+    _RTM_NEWTFILTER: "netlink NEWTFILTER",
+    _RTM_DELTFILTER: "netlink DELTFILTER",
+}
 
 _DUMP_TRIES = 5
 _BUFFER = 1 << 18
@@ -214,7 +224,10 @@ class Route:
         message.reset()
         message.encode()
         body = bytes(message.data)[_HEADER.size :]
-        for _ in self._exchange(kind, _NLM_F_REQUEST | _NLM_F_ACK | flags, body):
+        _points.at(_CHANGES[kind], self._acknowledged, kind, _NLM_F_REQUEST | _NLM_F_ACK | flags, body)
+
+    def _acknowledged(self, kind: int, flags: int, body: bytes) -> None:
+        for _ in self._exchange(kind, flags, body):
             pass
 
     def _dump(self, kind: int, body: bytes) -> Iterator[memoryview]:

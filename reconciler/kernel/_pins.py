@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from reconciler import _points
 from reconciler.kernel import _bpf
 from reconciler.kernel._failing import failing
 from reconciler.kernel.about import BPFFS
@@ -42,9 +43,13 @@ def mount_bpffs() -> None:
     if _filesystem(BPFFS) == _BPF_FS_MAGIC:
         return
     with failing(f"mount bpf on {BPFFS}"):
-        if _libc.mount(b"bpf", os.fsencode(BPFFS), b"bpf", 0, b"mode=0700") != 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))
+        _points.at("mount bpffs", _mount)
+
+
+def _mount() -> None:
+    if _libc.mount(b"bpf", os.fsencode(BPFFS), b"bpf", 0, b"mode=0700") != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def kind_of(descriptor: int) -> PinKind | None:
@@ -92,7 +97,7 @@ class Pins:
         if self.root.is_relative_to(BPFFS):
             mount_bpffs()
         with failing(f"pin {relative}"):
-            Path(path).parent.mkdir(mode=_MODE, parents=True, exist_ok=True)
+            _points.at("mkdir bpffs", Path(path).parent.mkdir, mode=_MODE, parents=True, exist_ok=True)
             _bpf.obj_pin(descriptor, path)
 
     def exists(self, relative: str) -> bool:
@@ -113,12 +118,12 @@ class Pins:
         """Remove a pin, and the folders that became empty; a pin that does not exist is fine."""
         path = Path(self.path(relative))
         with failing(f"unpin {relative}"):
-            path.unlink(missing_ok=True)
+            _points.at("unlink bpffs", path.unlink, missing_ok=True)
         with suppress(OSError):  # not empty, or gone
             for folder in path.parents:
                 if folder == self.root.parent:
                     break
-                folder.rmdir()
+                _points.at("rmdir bpffs", folder.rmdir)
 
     def walk(self) -> Iterator[str]:
         """Relative paths of all pins, in no order. Raises OSError when a folder cannot be read."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from reconciler import _points
 from reconciler.errors import StateError
 from reconciler.model import Signer, encode_json
 from reconciler.packages._archive import MAX_ARCHIVE_BYTES
@@ -61,7 +62,7 @@ class Store:
         """
         contents = (archive, bundle, encode_json(signer))
         try:
-            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _points.at("mkdir packages", self.directory.mkdir, mode=0o700, parents=True, exist_ok=True)
             for path, data in zip(self._paths(digest), contents, strict=True):
                 _write(path, data)
             _sync_folder(self.directory)
@@ -79,7 +80,7 @@ class Store:
             for path in self.directory.iterdir() if self.directory.is_dir() else ():
                 found = _FILE.fullmatch(path.name)
                 if found and (found[1] not in wanted or found[2]):
-                    path.unlink(missing_ok=True)
+                    _points.at("unlink package", path.unlink, missing_ok=True)
         except OSError as error:
             raise StateError(f"cannot tidy {self.directory}: {error.strerror}") from error
 
@@ -105,17 +106,18 @@ def _read(path: Path, limit: int) -> bytes | None:
 
 def _write(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.new")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+    fd = _points.at("open package", os.open, temporary, flags, 0o600)
     with os.fdopen(fd, "wb") as file:
-        file.write(data)
+        _points.at("write package", file.write, data)
         file.flush()
-        os.fsync(fd)
-    temporary.replace(path)
+        _points.at("fsync package", os.fsync, fd)
+    _points.at("rename package", temporary.replace, path)
 
 
 def _sync_folder(folder: Path) -> None:
     fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
     try:
-        os.fsync(fd)
+        _points.at("fsync packages", os.fsync, fd)
     finally:
         os.close(fd)

@@ -15,6 +15,7 @@ import shutil
 import time
 from typing import TYPE_CHECKING, Final
 
+from reconciler import _points
 from reconciler.errors import SourceError
 from reconciler.source._git import Completed, GitRunner
 from reconciler.source._read import check_id
@@ -83,7 +84,9 @@ class LocalRepository:
         fresh = self.directory.with_name(f"{self.directory.name}.new")
         with disk_errors(fresh):
             shutil.rmtree(fresh, ignore_errors=True)
-            done = GitRunner(fresh).run(
+            done = _points.at(
+                "git init",
+                GitRunner(fresh).run,
                 "init",
                 "--quiet",
                 "--bare",
@@ -95,7 +98,7 @@ class LocalRepository:
                 raise explain(f"make the repository {fresh}", done.messages, done.code, None)
             (fresh / "config").write_text(_CONFIGS[length], "utf-8")
             fresh.chmod(0o700)
-            fresh.rename(self.directory)
+            _points.at("rename git", fresh.rename, self.directory)
 
     def check(self) -> None:
         """Make an existing repository fit to use: our configuration, no shallow boundary, no leftovers.
@@ -116,8 +119,8 @@ class LocalRepository:
             config = self.directory / "config"
             if config.read_text("utf-8") != _CONFIGS[length]:
                 fresh = config.with_name("config.new")
-                fresh.write_text(_CONFIGS[length], "utf-8")
-                fresh.replace(config)
+                _points.at("write git config", fresh.write_text, _CONFIGS[length], "utf-8")
+                _points.at("rename git config", fresh.replace, config)
         # Somebody else may be writing: then he cleans up, and nobody has to wait to read.
         with contextlib.suppress(SourceError), self.writing(timeout=0):
             self.sweep()
@@ -141,7 +144,8 @@ class LocalRepository:
             SourceError: somebody else still writes (reason Locked), or the disk refuses.
         """
         with disk_errors(self.directory):
-            descriptor = os.open(self.directory / "reconciler.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            path, flags = self.directory / "reconciler.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+            descriptor = _points.at("open git lock", os.open, path, flags, 0o600)
         try:
             self._lock(descriptor, LOCK_TIMEOUT if timeout is None else timeout)
             with disk_errors(self.directory):
@@ -211,7 +215,7 @@ class LocalRepository:
         # -a -d also drops what no mark reaches: refused candidates, rewritten history. Loose objects it leaves.
         options = ("-a", "-d", "-q", "--no-write-bitmap-index", "--window-memory=64m")
         for command in (("repack", *options), ("prune", "--expire=now")):
-            done = self._runner.run(*command, timeout=self._limits.fetch_timeout)
+            done = _points.at(f"git {command[0]}", self._runner.run, *command, timeout=self._limits.fetch_timeout)
             if done.code != 0:
                 self.sweep()
                 raise explain("repack the local repository", done.messages, done.code, None)
@@ -222,7 +226,7 @@ class LocalRepository:
         Raises:
             SourceError: it cannot be written.
         """
-        done = self.run("update-ref", reference(mark), commit)
+        done = _points.at("git update-ref", self.run, "update-ref", reference(mark), commit)
         if done.code != 0:
             raise explain(f"mark {commit} as {mark}", done.messages, done.code, None)
 

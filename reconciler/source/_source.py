@@ -7,6 +7,7 @@ import contextlib
 import re
 from typing import TYPE_CHECKING, Final
 
+from reconciler import _points
 from reconciler.errors import SourceError
 from reconciler.source._git import MINIMUM_GIT, GitRunner
 from reconciler.source._read import ObjectReader, check_id, parse_commit
@@ -100,7 +101,9 @@ class Source:
             self._local.sweep()
             self._local.make_room()
             remote = prepare(self._settings, self._nothing)
-            done = self._runner.run(
+            done = _points.at(
+                "git fetch",
+                self._runner.run,
                 "fetch",
                 "--quiet",
                 "--no-tags",

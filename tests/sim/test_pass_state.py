@@ -140,7 +140,7 @@ def test_a_full_disk_is_an_error_and_touches_nothing(edge: Host, monkeypatch: py
     edge.parts()
     before, files = edge.fingerprint(), {each: edge.file(each).read_bytes() for each in RECORDS[:2]}
 
-    def full(fd: int, data: bytes) -> None:
+    def full(name: str, fd: int, data: bytes) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
@@ -160,11 +160,11 @@ def test_a_disk_that_fills_up_in_the_middle_leaves_one_of_both_states(
     edge.parts()
     real, count = state._write_all, [0]
 
-    def filling(fd: int, data: bytes) -> None:
+    def filling(name: str, fd: int, data: bytes) -> None:
         count[0] += 1
         if count[0] >= nth:
             raise OSError(errno.ENOSPC, "No space left on device")
-        real(fd, data)
+        real(name, fd, data)
 
     with monkeypatch.context() as patch:
         patch.setattr("reconciler.state._write_all", filling)

@@ -113,7 +113,7 @@ def test_fields_of_a_later_format_of_the_same_version_are_passed_over(state: Sta
 def test_a_record_is_replaced_whole_or_not_at_all(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
     state.save_source(SourceRecord(seen="old"))
 
-    def torn(fd: int, data: bytes) -> None:
+    def torn(name: str, fd: int, data: bytes) -> None:
         os.write(fd, data[:5])
         raise OSError(28, "No space left on device")
 
@@ -206,6 +206,14 @@ def test_the_history_is_rotated_once_and_read_in_order(state: State, monkeypatch
     found = [record["number"] for record in read_history(state.directory)]
     assert found == list(range(found[0], 30))
     assert 3 <= len(found) < 12
+
+
+def test_a_line_of_history_that_a_kill_tore_swallows_none_that_follows(state: State) -> None:
+    state.append_history({"number": 1})
+    with (state.directory / "history.jsonl").open("ab") as file:
+        file.write(b'{"number": 2, "mess')
+    state.append_history({"number": 3})
+    assert [record["number"] for record in read_history(state.directory)] == [1, 3]
 
 
 def test_a_history_that_cannot_be_written_is_an_error(state: State) -> None:
