@@ -147,7 +147,7 @@ def pages() -> dict[str, str]:
     """Path inside the checkout to content."""
     configuration = page("Configuration of a host", CONFIGURATION, ["Config", "Tolerations"])
     return {
-        "docs/manifests.md": page("Manifests", MANIFESTS, ["Repository", "Chain", "Package"]),
+        "docs/manifests.md": page("Manifests", MANIFESTS, ["Repository", "Chain", "Package", "PacketTest"]),
         "docs/configuration.md": f"{configuration}\n{_shipped()}",
     }
 

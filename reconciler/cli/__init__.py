@@ -36,6 +36,7 @@ VERBS = {
     "status": ("_report", "What the last pass found, and the next step."),
     "suspend": ("_agent", "Take no new commits for a while; repair goes on."),
     "teardown": ("_agent", "Take everything of ours off this host."),
+    "test": ("_test", "Give packets to the chains of a work tree; attaches nothing."),
     "validate": ("_validate", "Check manifests, packages and configurations offline."),
     "verify": ("_verify", "Check signatures of commits and packages under this host's policy."),
 }

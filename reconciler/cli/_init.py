@@ -204,6 +204,7 @@ def _write_repository(places: Places, name: str) -> None:
     example = _write_package(places)
     _put(places.policy / "reconciler.yaml", templates.repository(name).encode())
     _put(places.policy / "chains" / "demo.yaml", templates.chain(example).encode())
+    _put(places.policy / "tests" / "demo.yaml", templates.packet_test().encode())
     _put(places.policy / "README.md", templates.readme(name).encode())
     _put(places.policy / ".gitignore", templates.GITIGNORE.encode())
     for schema in names("schema"):

@@ -151,6 +151,47 @@ def config(name: str, host: Host) -> str:
     )
 
 
+TEST: Final = """\
+# yaml-language-server: $schema=../schema/v1alpha1/packettest.schema.json
+# Packets, and what the chain must do with them. `reconciler test` tries them, attached to nothing.
+apiVersion: reconciler/v1alpha1
+kind: PacketTest
+metadata:
+  name: demo
+spec:
+  chain: demo-ingress
+  packets:
+    - name: ten new connections in one second
+      protocol: tcp
+      to: "198.51.100.2:{port}"
+      flags: [syn]
+      times: 10
+      verdict: pass
+    - name: one more
+      protocol: tcp
+      to: "198.51.100.2:{port}"
+      flags: [syn]
+      verdict: drop
+    - name: a connection that is there already
+      protocol: tcp
+      to: "198.51.100.2:{port}"
+      flags: [ack]
+      payload: 100
+      verdict: pass
+    - name: another port
+      protocol: tcp
+      to: "198.51.100.2:22"
+      flags: [syn]
+      times: 20
+      verdict: pass
+"""
+
+
+def packet_test() -> str:
+    """`tests/demo.yaml`: packets for the example chain."""
+    return TEST.format(port=DEMO_PORT)
+
+
 GITIGNORE: Final = """\
 # Keys never belong into this repository, not even for a moment.
 *.pem
@@ -169,12 +210,14 @@ repository, verifies who signed each commit and each package, and makes its hook
 |---|---|
 | `reconciler.yaml` | the name of this repository |
 | `chains/` | one chain per document: which programs, in which order, on which hooks of which hosts |
+| `tests/` | packets, and what a chain must do with them |
 | `packages/` | signed packages; chains name them by version and digest |
 | `schema/` | for your editor: completion and checks while you type |
 
 ## A change
 
 ```sh
+reconciler test .               # packets of tests/ through the chains; needs root and a host's configuration
 reconciler validate .           # every finding, with file, line and column; needs no privileges
 git commit -am 'demo: 20 connections per second'
 git push

@@ -140,6 +140,10 @@ def _file(path: Path, report: Report) -> None:
             folder = path.absolute().parent
             parse_config(data, file=str(path), folder=str(folder), read=_named)
             report.other = "configuration of a host"
+        case "PacketTest":
+            _, findings = manifest.parse_tests({str(path): data}, None)
+            report.findings += findings
+            report.other = "packets for a test"
         case "Tolerations":
             parse_tolerations(data, file=str(path))
             report.other = "tolerations"
@@ -218,14 +222,26 @@ def _work_tree(root: Path, report: Report) -> None:
         if all(member.package.digest in usable for member in chain.members):
             _check_chain(chain, usable, document, report)
     report.packages += sum(package is not None for package in found.values())
+    tests, unreadable = read_tests(root)
+    report.findings += (*unreadable, *manifest.parse_tests(tests, checked.chains)[1])
 
 
 def read_tree(root: Path) -> tuple[dict[str, bytes], tuple[Diagnostic, ...]]:
     """The manifests of a work tree by path, and what of it a host would refuse to read, as `source` would."""
+    paths = [root / manifest.REPOSITORY_FILE, *sorted((root / manifest.CHAINS_FOLDER).rglob("*"))]
+    return _read_files(root, paths)
+
+
+def read_tests(root: Path) -> tuple[dict[str, bytes], tuple[Diagnostic, ...]]:
+    """The packet tests of a work tree by path, and what of it cannot be read."""
+    below = (root / manifest.TESTS_FOLDER).rglob("*")
+    return _read_files(root, sorted(path for path in below if path.suffix in (".yaml", ".yml")))
+
+
+def _read_files(root: Path, paths: list[Path]) -> tuple[dict[str, bytes], tuple[Diagnostic, ...]]:
     limits = SourceLimits()
     files: dict[str, bytes] = {}
     problems: list[Diagnostic] = []
-    paths = [root / manifest.REPOSITORY_FILE, *sorted((root / manifest.CHAINS_FOLDER).rglob("*"))]
     for path in paths:
         name = path.relative_to(root).as_posix()
         problem = name_problem(path.name)

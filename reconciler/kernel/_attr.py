@@ -66,6 +66,21 @@ class ProgLoad(ctypes.Structure):
     ]
 
 
+class TestRun(ctypes.Structure):
+    """BPF_PROG_TEST_RUN."""
+
+    _fields_: ClassVar = [
+        ("prog_fd", c_uint32),
+        ("retval", c_uint32),
+        ("data_size_in", c_uint32),
+        ("data_size_out", c_uint32),
+        ("data_in", c_uint64),
+        ("data_out", c_uint64),
+        ("repeat", c_uint32),
+        ("duration", c_uint32),
+    ]
+
+
 class Obj(ctypes.Structure):
     """BPF_OBJ_PIN, BPF_OBJ_GET."""
 

@@ -9,6 +9,7 @@ from reconciler.manifest._chains import MAX_WAIT
 from reconciler.manifest._explain import KINDS, explain
 from reconciler.manifest._objects import check_package
 from reconciler.manifest._packages import parse_package
+from reconciler.manifest._packet_tests import TESTS_FOLDER, PacketTest, parse_tests
 from reconciler.manifest._parse import CHAINS_FOLDER, REPOSITORY_FILE, Validation, parse, parse_all
 from reconciler.manifest._select import hooks_meet, hosts_meet, interface_matches, selects
 
@@ -17,6 +18,8 @@ __all__ = [
     "KINDS",
     "MAX_WAIT",
     "REPOSITORY_FILE",
+    "TESTS_FOLDER",
+    "PacketTest",
     "Validation",
     "check_package",
     "explain",
@@ -26,5 +29,6 @@ __all__ = [
     "parse",
     "parse_all",
     "parse_package",
+    "parse_tests",
     "selects",
 ]

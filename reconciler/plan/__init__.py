@@ -9,6 +9,7 @@ touches it. Planning the state that an executed plan left gives no steps (tests/
 
 from __future__ import annotations
 
+from reconciler.plan._alone import alone
 from reconciler.plan._generations import verdicts
 from reconciler.plan._make import PlanInput, make, make_teardown, required_namespaces
 from reconciler.plan._observed import Current, Observed, observe, our_filter
@@ -17,6 +18,7 @@ __all__ = [
     "Current",
     "Observed",
     "PlanInput",
+    "alone",
     "make",
     "make_teardown",
     "observe",

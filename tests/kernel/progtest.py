@@ -6,19 +6,15 @@ Parameters and map entries are written as in a manifest and go through `elf.enco
 
 from __future__ import annotations
 
-import ctypes
 import functools
-import os
 import subprocess
-from ctypes import c_uint32, c_uint64
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import yaml
 
 from reconciler import elf
-from reconciler.kernel import _bpf, _libbpf
+from reconciler.kernel import _bpf, _libbpf, trial
 from reconciler.model import STATS_COUNTERS
 
 if TYPE_CHECKING:
@@ -32,40 +28,6 @@ PACKAGES = tuple(sorted(path.parent.name for path in BPF.glob("*/package.yaml"))
 TCX_NEXT = -1
 XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX, XDP_REDIRECT = range(5)
 TC_ACT_OK, TC_ACT_SHOT = 0, 2
-
-_PROG_TEST_RUN = 10  # enum bpf_cmd
-
-
-class _TestRun(ctypes.Structure):
-    """`test` of union bpf_attr."""
-
-    _fields_: ClassVar = [
-        ("prog_fd", c_uint32),
-        ("retval", c_uint32),
-        ("data_size_in", c_uint32),
-        ("data_size_out", c_uint32),
-        ("data_in", c_uint64),
-        ("data_out", c_uint64),
-        ("repeat", c_uint32),
-        ("duration", c_uint32),
-        ("ctx_size_in", c_uint32),
-        ("ctx_size_out", c_uint32),
-        ("ctx_in", c_uint64),
-        ("ctx_out", c_uint64),
-    ]
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """What one BPF_PROG_TEST_RUN said.
-
-    Attributes:
-        verdict: of the last repetition, signed.
-        duration: ns per repetition, measured by the kernel.
-    """
-
-    verdict: int
-    duration: int
 
 
 @functools.cache
@@ -182,15 +144,9 @@ class Program:
 
     # --- runs ----------------------------------------------------------------------------------------------
 
-    def run(self, frame: bytes, *, repeat: int = 1) -> Run:
+    def run(self, frame: bytes, *, repeat: int = 1) -> trial.Run:
         """Run on a frame of at least 14 bytes; on tc, Linux takes no IP frame without its whole fixed IP header."""
-        data = ctypes.create_string_buffer(frame, len(frame))
-        attr = _TestRun(prog_fd=self.fd, data_size_in=len(frame), data_in=ctypes.addressof(data), repeat=repeat)
-        result = _bpf._libc.syscall(_bpf._NR_BPF, _PROG_TEST_RUN, ctypes.byref(attr), ctypes.sizeof(attr))
-        if result < 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))
-        return Run(verdict=ctypes.c_int32(attr.retval).value, duration=attr.duration)
+        return trial.run(self.fd, frame, repeat=repeat)
 
     def verdict(self, frame: bytes) -> int:
         return self.run(frame).verdict

@@ -22,6 +22,7 @@ STRUCTURES = {
     _attr.MapElem: (ATTR, ""),
     _attr.MapBatch: (ATTR, "batch."),
     _attr.ProgLoad: (ATTR, ""),
+    _attr.TestRun: (ATTR, "test."),
     _attr.Obj: (ATTR, ""),
     _attr.ProgAttach: (ATTR, ""),
     _attr.Ids: (ATTR, ""),

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = sorted(path.name.partition(".")[0].capitalize() for path in ROOT.glob("schema/v1alpha1/*.schema.json"))
+FILES = sorted(json.loads(path.read_text())["title"] for path in ROOT.glob("schema/v1alpha1/*.schema.json"))
 
 
 def subschemas(schema: Any, where: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
@@ -167,6 +167,9 @@ def test_the_example_of_a_schema_is_accepted(kind: str) -> None:
         case "Config":
             parsed = config.parse_config(data, file="c", folder="/etc", read=lambda path: path.encode())
             assert parsed.trust.signers
+        case "PacketTest":
+            _, findings = manifest.parse_tests({"t": data}, None)
+            assert findings == ()
         case _:
             assert config.parse_tolerations(data, file="t")[0] == "cilium"
 
@@ -284,7 +287,7 @@ def test_explain_finds_a_field_by_the_end_of_its_path() -> None:
         ),
         (
             "",
-            "expected a field such as chain.spec.hook, got ''; kinds are Repository, Chain, Package, Config, Tolerati",
+            "expected a field such as chain.spec.hook, got ''; kinds are Repository, Chain, Package, ",
         ),
         ("qqqqqqqq", "got 'qqqqqqqq'; kinds are"),
         (
