@@ -38,7 +38,7 @@ torture: setup packages probe  ## kill and break it everywhere, for as long as i
 coverage: setup packages probe  ## tests with branch coverage: 100 % of the pure core, 90 % overall
 	@scripts/coverage.sh $(PYTEST_ARGS)
 
-bench: setup packages probe  ## measure; writes nothing outside of build/
+bench: setup packages probe  ## measure beside baselines; writes benchmarks/results.json
 	@if [[ -x benchmarks/run ]]; then benchmarks/run; else echo "bench: there is no benchmarks/run yet" >&2; exit 1; fi
 
 lint: setup  ## ruff, mypy, import contract, generated documents
