@@ -1,17 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The packet probe of the tests: a paced stream of numbered, time-stamped packets of two kinds, and a receiver that
- * counts what arrives of each kind. "pass" packets should arrive, "drop" packets should not; each that does has escaped.
+ * The packet probe of the tests: a paced stream of numbered, time-stamped packets of several kinds, and a receiver that
+ * counts what arrives of each kind. Packets of kind 0, "pass", should arrive. Each further kind belongs to a member of the
+ * chain under test that must drop it: one that arrives has escaped, and the receiver says which ones did, and when.
  *
  *   probe send --interface IF --dst-mac MAC --src-ip A --dst-ip B --rate PPS [--count N] [--seconds S] [--drop-every K]
  *   probe receive --interface IF | --udp [--count N] [--seconds S] [--list N]
- *   both: [--netns NAME] [--pass-port P] [--drop-port Q]
+ *   both: [--netns NAME] [--pass-port P] [--drop-ports Q[,Q...]]
  *
- * The sender writes whole frames into a packet socket, so they go through tc egress but not through routing. A receiver
- * with --interface is a packet socket too: it sees what XDP let through, but sits *before* tc ingress; with --udp it is a
- * pair of UDP sockets behind everything. The receiver prints "ready" when packets will be counted. Both print one line of
- * JSON at the end: after COUNT packets, after SECONDS, or on SIGTERM or SIGINT, whichever comes first. All times are
- * CLOCK_MONOTONIC in ns, the same clock on both sides. Exit: 0; 1 with a message; 64 for wrong usage.
+ * Every Kth packet is to be dropped; the kinds (one for each port of --drop-ports, numbered from 1) take turns. The sender
+ * writes whole frames into a packet socket, so they go through tc egress but not through routing. It waits while the
+ * interface is down, and looks for it again by its name when it is gone; its pace begins anew then. On SIGUSR1 it prints
+ * one line of JSON at once: the number of the next packet, and the time. A receiver with --interface is a packet socket
+ * too: it sees what XDP let through, but sits *before* tc ingress; with --udp it is UDP sockets behind everything. Both
+ * print "ready" when packets are sent or will be counted, and one line of JSON at the end: after COUNT packets, after SECONDS,
+ * or on SIGTERM or SIGINT, whichever comes first. All times are CLOCK_MONOTONIC in ns, the same clock on both sides. Exit:
+ * 0; 1 with a message; 64 for wrong usage.
+ *
+ * Escaped packets are told as windows: packets of one kind of which none in between was dropped; at most --list of them.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -48,18 +54,17 @@
 #define MAX_SECONDS 600
 #define MAX_RATE 2000000
 #define MAX_LIST 100000
+#define MAX_KINDS 8
+#define PASS 0 /* the kind; the others are to be dropped */
 #define RECEIVE_BUFFER (128 << 20)
-
-enum kind { PASS = 0, DROP = 1, KINDS = 2 };
-
-static const char *const KIND_NAMES[KINDS] = {"pass", "drop"};
 
 /* All numbers in network byte order. */
 struct payload {
 	uint64_t magic;
-	uint64_t sequence; /* from 0, over both kinds */
+	uint64_t sequence; /* from 0, over all kinds */
 	uint64_t sent;	   /* ns, CLOCK_MONOTONIC */
-	uint64_t kind;	   /* enum kind */
+	uint32_t kind;
+	uint32_t stride;   /* from one packet of this kind to the next; 0 for PASS, whose steps differ */
 } __attribute__((packed));
 
 struct frame {
@@ -73,15 +78,18 @@ struct options {
 	const char *interface, *netns, *dst_mac, *src_ip, *dst_ip;
 	bool udp;
 	uint64_t count, seconds, rate, drop_every, list;
-	uint16_t ports[KINDS];
+	uint32_t kinds;
+	uint16_t ports[MAX_KINDS]; /* by kind */
 };
 
-static volatile sig_atomic_t stopped;
+static volatile sig_atomic_t stopped, asked;
 
 static void on_signal(int number)
 {
-	(void)number;
-	stopped = 1;
+	if (number == SIGUSR1)
+		asked = 1;
+	else
+		stopped = 1;
 }
 
 static _Noreturn void fail(const char *what)
@@ -102,6 +110,12 @@ static uint64_t now(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &time);
 	return time.tv_sec * SECOND + time.tv_nsec;
+}
+
+static void print_ready(void)
+{
+	printf("ready\n");
+	fflush(stdout);
 }
 
 static void sleep_until(uint64_t when)
@@ -165,33 +179,87 @@ static void fill_template(struct frame *frame, const struct options *options, co
 	frame->payload.magic = htobe64(MAGIC);
 }
 
-static enum kind kind_of(uint64_t sequence, const struct options *options)
+static uint32_t kind_of(uint64_t sequence, const struct options *options)
 {
-	return options->drop_every && sequence % options->drop_every == options->drop_every - 1 ? DROP : PASS;
+	if (!options->drop_every || sequence % options->drop_every != options->drop_every - 1)
+		return PASS;
+	return 1 + sequence / options->drop_every % (options->kinds - 1);
 }
 
 static void number_frame(struct frame *frame, uint64_t sequence, const struct options *options)
 {
-	enum kind kind = kind_of(sequence, options);
+	uint32_t kind = kind_of(sequence, options);
 
 	frame->udp.dest = htons(options->ports[kind]);
 	frame->payload.sequence = htobe64(sequence);
-	frame->payload.kind = htobe64(kind);
+	frame->payload.kind = htonl(kind);
+	frame->payload.stride = htonl(kind == PASS ? 0 : options->drop_every * (options->kinds - 1));
 	frame->payload.sent = htobe64(now());
 }
 
-/* Sends one frame; false if it must be tried again because the interface takes nothing for a moment. */
-static bool send_one(int socket_fd, const struct frame *frame, uint64_t *refused)
+/* Sends one frame; false if it must be tried again because the interface takes nothing for a moment, or is gone. */
+static bool send_one(int *socket_fd, const struct frame *frame, uint64_t *refused, const struct options *options)
 {
-	if (send(socket_fd, frame, sizeof(*frame), 0) == sizeof(*frame))
+	if (send(*socket_fd, frame, sizeof(*frame), 0) == sizeof(*frame))
 		return true;
-	if (errno == ENOBUFS) { /* dropped on its way out, as a tc egress program does */
+	if (errno == ENOBUFS) { /* dropped on its way out: the other end's queue is full, or a tc egress program did it */
 		++*refused;
 		return true;
+	}
+	if (errno == ENXIO || errno == ENODEV) {
+		if (if_nametoindex(options->interface)) {
+			close(*socket_fd);
+			*socket_fd = packet_socket(options, 0);
+		}
+		return false;
 	}
 	if (errno != EAGAIN && errno != EINTR && errno != ENETDOWN)
 		fail("send");
 	return false;
+}
+
+static void print_list(const char *name, const uint64_t *values, uint32_t count)
+{
+	printf("\"%s\": [", name);
+	for (uint32_t i = 0; i < count; i++)
+		printf("%s%" PRIu64, i ? ", " : "", values[i]);
+	printf("], ");
+}
+
+/* What is counted while packets are sent. */
+struct progress {
+	uint64_t sent[MAX_KINDS], refused[MAX_KINDS];
+	uint64_t sequence, retries;
+	uint64_t base, since; /* the pace: packet `since` was due at `base` (ns) */
+	uint64_t latest;      /* ns behind the pace, at worst */
+};
+
+static uint64_t due(const struct progress *progress, const struct options *options)
+{
+	return progress->base + (progress->sequence - progress->since) * 1000000 / options->rate * 1000;
+}
+
+static void send_next(int *socket_fd, struct frame *frame, struct progress *progress, const struct options *options)
+{
+	uint32_t kind = kind_of(progress->sequence, options);
+
+	number_frame(frame, progress->sequence, options);
+	if (send_one(socket_fd, frame, &progress->refused[kind], options)) {
+		progress->sent[kind]++;
+		progress->sequence++;
+		return;
+	}
+	progress->retries++;
+	sleep_until(now() + RETRY_PAUSE);
+	progress->base = now(); /* what could not be sent meanwhile is not sent in one burst now */
+	progress->since = progress->sequence;
+}
+
+static void print_mark(const struct progress *progress)
+{
+	asked = 0;
+	printf("{\"sequence\": %" PRIu64 ", \"at_ns\": %" PRIu64 "}\n", progress->sequence, now());
+	fflush(stdout);
 }
 
 static void send_all(const struct options *options)
@@ -199,79 +267,104 @@ static void send_all(const struct options *options)
 	struct frame frame;
 	struct sockaddr_ll own = {0};
 	socklen_t length = sizeof(own);
-	uint64_t sent[KINDS] = {0}, sequence = 0, retries = 0, refused = 0, latest = 0, start, end, due, at;
+	struct progress progress = {0};
+	uint64_t start, end, at;
 	int socket_fd = packet_socket(options, 0);
 
 	if (getsockname(socket_fd, (struct sockaddr *)&own, &length))
 		fail("getsockname");
 	fill_template(&frame, options, own.sll_addr);
-	start = now();
+	print_ready();
+	start = progress.base = now();
 	end = start + options->seconds * SECOND;
-	while (!stopped && sequence < options->count && (at = now()) < end) {
-		due = start + sequence * 1000000 / options->rate * 1000;
-		if (at < due) {
-			if (due - at > MIN_SLEEP)
-				sleep_until(due);
+	while (!stopped && progress.sequence < options->count && (at = now()) < end) {
+		uint64_t when = due(&progress, options);
+
+		if (asked)
+			print_mark(&progress);
+		if (at < when) {
+			if (when - at > MIN_SLEEP)
+				sleep_until(when);
 			continue;
 		}
-		if (at - due > latest)
-			latest = at - due;
-		number_frame(&frame, sequence, options);
-		if (send_one(socket_fd, &frame, &refused)) {
-			sent[kind_of(sequence++, options)]++;
-		} else {
-			retries++;
-			sleep_until(at + RETRY_PAUSE);
-		}
+		if (at - when > progress.latest)
+			progress.latest = at - when;
+		send_next(&socket_fd, &frame, &progress, options);
 	}
 	end = now();
-	due = start + sequence * 1000000 / options->rate * 1000;
-	if (sequence < options->count && end > due && end - due > latest)
-		latest = end - due; /* the next one was due already */
+	if (progress.sequence < options->count && end > due(&progress, options) + progress.latest)
+		progress.latest = end - due(&progress, options); /* the next one was due already */
 	close(socket_fd);
-	printf("{\"sent\": {\"pass\": %" PRIu64 ", \"drop\": %" PRIu64 "}, \"start_ns\": %" PRIu64 ", \"end_ns\": %" PRIu64
-	       ", \"retries\": %" PRIu64 ", \"refused\": %" PRIu64 ", \"latest_ns\": %" PRIu64 "}\n",
-	       sent[PASS], sent[DROP], start, end, retries, refused, latest);
+	printf("{");
+	print_list("sent", progress.sent, options->kinds);
+	print_list("refused", progress.refused, options->kinds);
+	printf("\"start_ns\": %" PRIu64 ", \"end_ns\": %" PRIu64 ", \"retries\": %" PRIu64 ", \"latest_ns\": %" PRIu64 "}\n",
+	       start, end, progress.retries, progress.latest);
 }
 
 /* === receive =========================================================================================== */
 
 struct tally {
-	uint64_t count, reordered, first, last; /* sequences */
-	uint64_t first_sent, last_sent;		/* ns */
-	uint64_t gap, gap_start;		/* ns: the longest time between the sending of two that arrived */
+	uint64_t count, reordered, last; /* last: the highest sequence */
+	uint64_t last_sent;		 /* ns */
+	uint64_t gap, gap_start;	 /* ns: the longest time between the sending of two that arrived */
+	struct window *window;		 /* to which the last one belongs, if it is listed */
 };
 
-struct escaped {
-	uint64_t sequence, sent, received;
+/* Packets of one kind that should have been dropped and were not, and no other of that kind among them. */
+struct window {
+	uint64_t kind, count, first, last; /* sequences */
+	uint64_t first_sent, last_sent;	   /* ns */
+	uint64_t received;		   /* ns: when the last one was read, at most RECEIVE_PAUSE after it arrived */
 };
 
-static struct tally tallies[KINDS];
-static struct escaped *escaped;
-static uint64_t escaped_count;
+static struct tally tallies[MAX_KINDS];
+static struct window *windows;
+static uint64_t window_count;
+
+static void note_escape(struct tally *tally, const struct payload *payload, const struct options *options)
+{
+	uint64_t sequence = be64toh(payload->sequence), sent = be64toh(payload->sent);
+	bool newer = !tally->count || sequence > tally->last, next = sequence == tally->last + ntohl(payload->stride);
+	struct window *window = tally->window;
+
+	if (newer && (!tally->count || !next)) {
+		window = window_count < options->list ? &windows[window_count++] : NULL;
+		tally->window = window;
+		if (window)
+			*window = (struct window){.kind = ntohl(payload->kind), .first = sequence, .first_sent = sent};
+	}
+	if (!window)
+		return;
+	window->count++;
+	window->received = now();
+	if (newer) {
+		window->last = sequence;
+		window->last_sent = sent;
+	}
+}
 
 static void count_one(const struct payload *payload, const struct options *options)
 {
-	uint64_t sequence = be64toh(payload->sequence), sent = be64toh(payload->sent), kind = be64toh(payload->kind);
+	uint64_t sequence = be64toh(payload->sequence), sent = be64toh(payload->sent);
+	uint32_t kind = ntohl(payload->kind);
 	struct tally *tally;
 
-	if (kind >= KINDS)
+	if (kind >= options->kinds)
 		return;
 	tally = &tallies[kind];
-	if (!tally->count) {
-		tally->first = sequence;
-		tally->first_sent = sent;
-	} else if (sequence <= tally->last) {
+	if (kind != PASS)
+		note_escape(tally, payload, options);
+	if (tally->count++ && sequence <= tally->last) {
 		tally->reordered++;
-	} else if (sent - tally->last_sent > tally->gap) {
+		return;
+	}
+	if (tally->count > 1 && sent - tally->last_sent > tally->gap) {
 		tally->gap = sent - tally->last_sent;
 		tally->gap_start = tally->last_sent;
 	}
-	tally->count++;
 	tally->last = sequence;
 	tally->last_sent = sent;
-	if (kind == DROP && escaped_count < options->list)
-		escaped[escaped_count++] = (struct escaped){sequence, sent, now()};
 }
 
 static void count_frame(const uint8_t *data, size_t length, const struct options *options)
@@ -352,9 +445,9 @@ static int open_sockets(struct pollfd *polled, const struct options *options)
 	int one = 1, made;
 
 	if (options->udp) {
-		for (int i = 0; i < KINDS; i++)
+		for (uint32_t i = 0; i < options->kinds; i++)
 			polled[i] = (struct pollfd){.fd = udp_socket(options->ports[i]), .events = POLLIN};
-		return KINDS;
+		return options->kinds;
 	}
 	made = packet_socket(options, ETH_P_IP);
 	enlarge(made);
@@ -364,40 +457,52 @@ static int open_sockets(struct pollfd *polled, const struct options *options)
 	return 1;
 }
 
-static void print_result(uint64_t start, uint64_t lost_packets)
+static void print_result(uint64_t start, uint64_t lost_packets, const struct options *options)
 {
-	printf("{\"start_ns\": %" PRIu64 ", \"end_ns\": %" PRIu64 ", \"lost\": %" PRIu64, start, now(), lost_packets);
-	for (int i = 0; i < KINDS; i++) {
-		const struct tally *tally = &tallies[i];
+	uint64_t counts[MAX_KINDS], reordered = 0;
 
-		printf(", \"%s\": {\"count\": %" PRIu64 ", \"reordered\": %" PRIu64 ", \"first\": %" PRIu64 ", \"last\": %" PRIu64
-		       ", \"first_sent_ns\": %" PRIu64 ", \"last_sent_ns\": %" PRIu64 ", \"gap_ns\": %" PRIu64
-		       ", \"gap_start_ns\": %" PRIu64 "}",
-		       KIND_NAMES[i], tally->count, tally->reordered, tally->first, tally->last, tally->first_sent,
-		       tally->last_sent, tally->gap, tally->gap_start);
+	for (uint32_t i = 0; i < options->kinds; i++) {
+		counts[i] = tallies[i].count;
+		reordered += tallies[i].reordered;
 	}
-	printf(", \"escaped\": [");
-	for (uint64_t i = 0; i < escaped_count; i++)
-		printf("%s[%" PRIu64 ", %" PRIu64 ", %" PRIu64 "]", i ? ", " : "", escaped[i].sequence, escaped[i].sent,
-		       escaped[i].received);
+	printf("{");
+	print_list("received", counts, options->kinds);
+	printf("\"start_ns\": %" PRIu64 ", \"end_ns\": %" PRIu64 ", \"lost\": %" PRIu64 ", \"reordered\": %" PRIu64
+	       ", \"gap_ns\": %" PRIu64 ", \"gap_start_ns\": %" PRIu64 ", \"windows\": [",
+	       start, now(), lost_packets, reordered, tallies[PASS].gap, tallies[PASS].gap_start);
+	for (uint64_t i = 0; i < window_count; i++) {
+		const struct window *window = &windows[i];
+
+		printf("%s[%" PRIu64 ", %" PRIu64 ", %" PRIu64 ", %" PRIu64 ", %" PRIu64 ", %" PRIu64 ", %" PRIu64 "]",
+		       i ? ", " : "", window->kind, window->count, window->first, window->last, window->first_sent,
+		       window->last_sent, window->received);
+	}
 	printf("]}\n");
+}
+
+static uint64_t received(const struct options *options)
+{
+	uint64_t sum = 0;
+
+	for (uint32_t i = 0; i < options->kinds; i++)
+		sum += tallies[i].count;
+	return sum;
 }
 
 static void receive_all(const struct options *options)
 {
-	struct pollfd polled[KINDS] = {0};
+	struct pollfd polled[MAX_KINDS] = {0};
 	uint64_t start, end, lost_packets = 0;
 	int sockets = open_sockets(polled, options);
 	bool more;
 
-	escaped = calloc(options->list + 1, sizeof(*escaped));
-	if (!escaped)
+	windows = calloc(options->list + 1, sizeof(*windows));
+	if (!windows)
 		fail("memory");
 	start = now();
 	end = start + options->seconds * SECOND;
-	printf("ready\n");
-	fflush(stdout);
-	while (!stopped && tallies[PASS].count + tallies[DROP].count < options->count && now() < end) {
+	print_ready();
+	while (!stopped && received(options) < options->count && now() < end) {
 		if (poll(polled, sockets, 50) > 0) {
 			for (int i = 0; i < sockets; i++)
 				while (!stopped && now() < end && drain(polled[i].fd, options))
@@ -414,8 +519,8 @@ static void receive_all(const struct options *options)
 		lost_packets += lost(polled[i].fd);
 		close(polled[i].fd);
 	}
-	print_result(start, lost_packets);
-	free(escaped);
+	print_result(start, lost_packets, options);
+	free(windows);
 }
 
 /* === command line ====================================================================================== */
@@ -432,6 +537,18 @@ static uint64_t number(const char *text, uint64_t low, uint64_t high, const char
 	return value;
 }
 
+static void parse_drop_ports(char *text, struct options *options)
+{
+	options->kinds = 1;
+	for (char *rest, *port = strtok_r(text, ",", &rest); port; port = strtok_r(NULL, ",", &rest)) {
+		if (options->kinds == MAX_KINDS)
+			usage("--drop-ports: too many");
+		options->ports[options->kinds++] = number(port, 1, 65535, "--drop-ports");
+	}
+	if (options->kinds == 1)
+		usage("--drop-ports: none");
+}
+
 static void parse_options(int count, char **arguments, struct options *options)
 {
 	static const struct option names[] = {
@@ -440,7 +557,7 @@ static void parse_options(int count, char **arguments, struct options *options)
 		{"dst-ip", required_argument, NULL, 'd'},    {"rate", required_argument, NULL, 'r'},
 		{"count", required_argument, NULL, 'c'},     {"seconds", required_argument, NULL, 't'},
 		{"drop-every", required_argument, NULL, 'e'}, {"pass-port", required_argument, NULL, 'p'},
-		{"drop-port", required_argument, NULL, 'q'}, {"list", required_argument, NULL, 'l'},
+		{"drop-ports", required_argument, NULL, 'q'}, {"list", required_argument, NULL, 'l'},
 		{"udp", no_argument, NULL, 'u'},	      {0},
 	};
 
@@ -457,7 +574,7 @@ static void parse_options(int count, char **arguments, struct options *options)
 		case 't': options->seconds = number(optarg, 1, MAX_SECONDS, "--seconds"); break;
 		case 'e': options->drop_every = number(optarg, 0, MAX_COUNT, "--drop-every"); break;
 		case 'p': options->ports[PASS] = number(optarg, 1, 65535, "--pass-port"); break;
-		case 'q': options->ports[DROP] = number(optarg, 1, 65535, "--drop-port"); break;
+		case 'q': parse_drop_ports(optarg, options); break;
 		case 'l': options->list = number(optarg, 0, MAX_LIST, "--list"); break;
 		default: usage("unknown option");
 		}
@@ -481,7 +598,8 @@ static void enter_netns(const char *name)
 int main(int count, char **arguments)
 {
 	struct options options = {
-		.count = MAX_COUNT, .seconds = 60, .rate = 10000, .drop_every = 2, .list = 100, .ports = {7001, 7002},
+		.count = MAX_COUNT, .seconds = 60, .rate = 10000, .drop_every = 2, .list = 100,
+		.kinds = 2, .ports = {7001, 7002},
 	};
 	struct sigaction action = {.sa_handler = on_signal};
 	bool sending;
@@ -496,6 +614,8 @@ int main(int count, char **arguments)
 		usage("receive needs either --interface or --udp");
 	sigaction(SIGTERM, &action, NULL);
 	sigaction(SIGINT, &action, NULL);
+	if (sending)
+		sigaction(SIGUSR1, &action, NULL);
 	if (options.netns)
 		enter_netns(options.netns);
 	if (sending)
