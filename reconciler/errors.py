@@ -214,9 +214,14 @@ class RolledBackError(ReconcilerError):
 
 
 class SourceError(ReconcilerError):
-    """The Git source cannot be reached or read."""
+    """The Git source cannot be reached or read.
+
+    Attributes:
+        retry_after: seconds that the source asks for before the next try; None: it did not say.
+    """
 
     reason = "SourceUnavailable"
+    retry_after: float | None = None
 
 
 class StaleSourceError(SourceError):

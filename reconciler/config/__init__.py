@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The host's own configuration: what only root on this host decides.
 
-`parse_config` is pure; `load_config` is the one function that opens files. Keys, trust roots and lists of signers
-become bytes inside the values, so that what is decided with them needs no file; credentials stay paths.
+`parse_config` is pure; `load_config` and `read_protected` are the functions that open files. Keys, trust roots and
+lists of signers become bytes inside the values, so that what is decided with them needs no file; credentials stay
+paths.
 """
 
-from reconciler.config._load import load_config
+from reconciler.config._load import load_config, read_protected
 from reconciler.config._parse import parse_config
 from reconciler.config._tolerations import parse_tolerations, shipped_names, shipped_tolerations
 from reconciler.config._values import (
@@ -51,6 +52,7 @@ __all__ = [
     "load_config",
     "parse_config",
     "parse_tolerations",
+    "read_protected",
     "shipped_names",
     "shipped_tolerations",
     "trust_digest",

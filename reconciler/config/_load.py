@@ -3,7 +3,7 @@
 
 The configuration decides whom this host trusts, so the file and every file that it names must be writable by nobody
 but root (or whoever runs this): its owner, its mode and those of each folder on the way are checked on the descriptor
-that is then read, not on the name.
+that is then read, not on the name. Credentials are read by those who use them, each time, by the same rules.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ MAX_FILE = 4 << 20
 """Bytes of a named file; sigstore's trusted_root.json has about 10 KiB."""
 
 _WRITABLE = stat.S_IWGRP | stat.S_IWOTH
+_ACCESSIBLE = stat.S_IRWXG | stat.S_IRWXO
 
 
 def load_config(path: str | Path, *, owner: int | None = None) -> Config:
@@ -49,6 +50,19 @@ def load_config(path: str | Path, *, owner: int | None = None) -> Config:
     return parse_config(data, file=str(path), folder=str(file.parent), read=lambda name: _named(Path(name), uid))
 
 
+def read_protected(path: Path, *, secret: bool) -> bytes:
+    """The content of a file that only root, or whoever runs this, can have written.
+
+    Args:
+        path: of the file.
+        secret: whether nobody else may be able to read it either.
+
+    Raises:
+        ConfigError: it is not like that, or (with the OSError as its cause) cannot be read.
+    """
+    return _read(path, os.geteuid(), secret=secret)
+
+
 def _named(path: Path, owner: int) -> bytes:
     """The content of a file that the configuration names; findings are placed there, so they name it themselves."""
     try:
@@ -62,8 +76,8 @@ def _named(path: Path, owner: int) -> bytes:
         ) from error
 
 
-def _read(path: Path, owner: int) -> bytes:
-    """The content of `path`, if nobody but root and `owner` can have written it."""
+def _read(path: Path, owner: int, *, secret: bool = False) -> bytes:
+    """The content of `path`, if nobody but root and `owner` can have written (or, if `secret`, read) it."""
     try:
         real = path.resolve(strict=True)
         # The folders of the name as well: who can replace a link on the way decides which file is read.
@@ -76,6 +90,9 @@ def _read(path: Path, owner: int) -> bytes:
             if not stat.S_ISREG(status.st_mode):
                 _refuse(path, "expected a regular file, got something else")
             _check(real, status, owner, sticky=False)
+            if secret and status.st_mode & _ACCESSIBLE:
+                mode = stat.S_IMODE(status.st_mode)
+                _refuse(path, f"expected nobody else to be able to read it, got mode {mode:04o}; run chmod go=")
             data = file.read(MAX_FILE + 1)
     except (OSError, RuntimeError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)

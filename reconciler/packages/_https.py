@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlsplit
 
-from reconciler.errors import RepositoryError
+from reconciler.config import read_protected
+from reconciler.errors import ConfigError, RepositoryError
 from reconciler.packages._archive import MAX_ARCHIVE_BYTES
 from reconciler.packages._repositories import BUNDLE_SUFFIX, archive_name
 from reconciler.trust import MAX_BUNDLE_BYTES
@@ -148,9 +149,10 @@ def _context(ca_file: Path | None, deadline: float) -> ssl.SSLContext:
 
 def _token(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            text = file.read(MAX_TOKEN_BYTES).decode("ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_protected(path, secret=True)[:MAX_TOKEN_BYTES].decode("ascii").strip()
+    except ConfigError as error:
+        raise RepositoryError(f"token file: {error}") from error
+    except UnicodeDecodeError as error:
         raise RepositoryError(f"cannot read the token file {path}; expected one line of ASCII") from error
     if not text or not text.isprintable() or " " in text:
         raise RepositoryError(f"{path}: expected one line with a token, got something else")

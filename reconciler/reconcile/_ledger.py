@@ -92,6 +92,7 @@ class Ledger:
     def source_failed(self, error: SourceError) -> None:
         """The source or its local copy cannot be read; what was applied last goes on."""
         self.schedule(error)
+        self.notes.retry_after = error.retry_after
         failure = SourceFailure(
             reason=error.reason, message=clean(str(error), 1000), at=self.now(), exit_code=int(error.exit_code)
         )

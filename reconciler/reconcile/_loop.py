@@ -73,8 +73,16 @@ class Schedule:
         if poll:
             self.next_poll = now
 
-    def passed(self, now: float, *, polled: bool, transient: bool = False, retry: bool = False) -> None:
-        """A pass ended: plan the next ones."""
+    def passed(
+        self,
+        now: float,
+        *,
+        polled: bool,
+        transient: bool = False,
+        retry: bool = False,
+        retry_after: float | None = None,
+    ) -> None:
+        """A pass ended: plan the next ones; `retry_after` is what the source asked for, in seconds."""
         self._last = now
         if retry and self.retries < MAX_RETRIES:
             self.retries += 1
@@ -88,7 +96,8 @@ class Schedule:
         if transient:
             pause = min(FIRST_BACKOFF * 2**self.failures, MAX_BACKOFF, max(self.interval, FIRST_BACKOFF))
             self.failures = min(self.failures + 1, 16)
-            self.next_poll = now + max(1.0, self.random.uniform(0, pause))
+            # On top of it: hosts that were sent away together must not come back together.
+            self.next_poll = now + (retry_after or 0.0) + max(1.0, self.random.uniform(0, pause))
             return
         self.failures = 0
         pause = self._phase or self.interval
@@ -159,7 +168,11 @@ class Agent:
 
     def _passed(self, result: PassResult, *, polled: bool) -> None:
         self.schedule.passed(
-            self.parts.clock.monotonic(), polled=polled, transient=result.transient, retry=result.retry_now
+            self.parts.clock.monotonic(),
+            polled=polled,
+            transient=result.transient,
+            retry=result.retry_now,
+            retry_after=result.retry_after,
         )
         self._watch(result)
         self.report(result)

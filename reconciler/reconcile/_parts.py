@@ -144,6 +144,7 @@ class PassResult:
     wanted: Wanted | None = None
     retry_now: bool = False
     transient: bool = False
+    retry_after: float | None = None
 
 
 @dataclass(slots=True)
@@ -154,6 +155,7 @@ class Notes:
     warnings: list[str] = field(default_factory=list)
     transient: bool = False
     retry_now: bool = False
+    retry_after: float | None = None
 
     def warn(self, text: str) -> None:
         """A warning, once."""

@@ -94,4 +94,5 @@ class Pass:
             wanted=done.wanted,
             retry_now=ledger.notes.retry_now,
             transient=ledger.notes.transient,
+            retry_after=ledger.notes.retry_after,
         )

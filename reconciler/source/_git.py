@@ -19,13 +19,13 @@ import signal
 import subprocess
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import IO, TYPE_CHECKING, Final
 
 from reconciler.errors import SourceError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 MINIMUM_GIT: Final = (2, 34)
@@ -34,6 +34,8 @@ MAX_OUTPUT: Final = 4 << 20
 """Bytes that a command may print; ls-remote of one ref prints about 60."""
 MAX_MESSAGES: Final = 64 << 10
 """Bytes of standard error that are looked at; more is read and dropped."""
+MAX_HEADERS: Final = 256 << 10
+"""Bytes of traced headers, and all that a poll may write; a poll of a common forge traces about 6 KiB."""
 WATCH_SECONDS: Final = 2.0
 """Seconds between two looks at what a command writes to the disk."""
 TERM_GRACE: Final = 2.0
@@ -45,6 +47,7 @@ ENVIRONMENT: Final = {
     "XDG_CONFIG_HOME": "/nonexistent",
     "LC_ALL": "C",
     "GIT_CONFIG_NOSYSTEM": "1",
+    "GIT_CONFIG_GLOBAL": "/dev/null",
     "GIT_ATTR_NOSYSTEM": "1",
     "GIT_TERMINAL_PROMPT": "0",
     "GIT_ASKPASS": "/bin/false",
@@ -56,6 +59,8 @@ ENVIRONMENT: Final = {
     "GIT_LFS_SKIP_SMUDGE": "1",
     "GIT_OPTIONAL_LOCKS": "0",
     "GIT_PROTOCOL_FROM_USER": "0",
+    "GIT_TRACE_CURL_NO_DATA": "1",
+    "GIT_TRACE_REDACT": "1",
 }
 # git ignores keys that it does not know, so a key from a newer version does no harm on an older one.
 OPTIONS: Final = (
@@ -98,11 +103,19 @@ NETWORK_OPTIONS: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completed:
-    """A command that ended by itself; `messages` is raw standard error and never printed as it is."""
+    """A command that ended by itself.
+
+    Attributes:
+        code: its exit status.
+        output: what it printed.
+        messages: raw standard error; never printed as it is.
+        headers: what git traced of the HTTP exchange, credentials left out by git; never printed.
+    """
 
     code: int
     output: bytes
     messages: bytes
+    headers: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +129,7 @@ class Remote:
         secrets: what must not be seen in a message either.
         memory_bytes: RLIMIT_AS of git and of its children.
         file_bytes: RLIMIT_FSIZE of git and of its children.
+        trace_headers: whether `Completed.headers` is wanted; `file_bytes` bounds it.
     """
 
     transport: str
@@ -124,6 +138,7 @@ class Remote:
     secrets: tuple[str, ...] = field(repr=False)
     memory_bytes: int
     file_bytes: int
+    trace_headers: bool = False
 
 
 class GitRunner:
@@ -154,19 +169,22 @@ class GitRunner:
             SourceError: git is missing, ran longer than `timeout`, printed more than `MAX_OUTPUT`, or was cancelled.
         """
         with contextlib.ExitStack() as stack:
-            descriptors: list[int] = []
-            secrets = None
+            inherited: dict[str, int] = {}
             if remote is not None and remote.config:
-                secrets = stack.enter_context(memory_file(remote.config))
-                descriptors.append(secrets)
-            command = self._command(arguments, remote, secrets)
-            process = self._start(command, stdin=None, inherit=descriptors)
+                inherited["GIT_CONFIG_GLOBAL"] = stack.enter_context(memory_file(remote.config))
+            if remote is not None and remote.trace_headers:
+                # The only way to a header such as Retry-After; git replaces credentials by "<redacted>".
+                inherited["GIT_TRACE_CURL"] = stack.enter_context(memory_file(b""))
+            command = self._command(arguments, remote, inherited)
+            process = self._start(command, stdin=None, inherit=tuple(inherited.values()))
             stack.callback(self._finish, process)
-            return self._drain(process, arguments[0], timeout, watch)
+            done = self._drain(process, arguments[0], timeout, watch)
+            trace = inherited.get("GIT_TRACE_CURL")
+            return done if trace is None else replace(done, headers=os.pread(trace, MAX_HEADERS, 0))
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
         """Start a command that is spoken to over pipes, without network; end it with `stop`."""
-        return self._start(self._command(arguments, None, None), stdin=subprocess.PIPE, inherit=())
+        return self._start(self._command(arguments, None, {}), stdin=subprocess.PIPE, inherit=())
 
     def stop(self, process: subprocess.Popen[bytes]) -> None:
         """End what `start` returned, and close its pipes; safe to call twice."""
@@ -192,7 +210,7 @@ class GitRunner:
         numbers = words[2].split(".") if len(words) > 2 else []  # noqa: PLR2004 - "git version 2.39.5"
         return tuple(int(number) for number in numbers if number.isdigit())
 
-    def _command(self, arguments: Sequence[str], remote: Remote | None, secrets: int | None) -> list[str]:
+    def _command(self, arguments: Sequence[str], remote: Remote | None, inherited: Mapping[str, int]) -> list[str]:
         environment = dict(ENVIRONMENT)
         options = list(OPTIONS)
         prefix: list[str] = []
@@ -213,7 +231,7 @@ class GitRunner:
                 "--core=0",
                 "--",
             ]
-        environment["GIT_CONFIG_GLOBAL"] = "/dev/null" if secrets is None else f"/proc/self/fd/{secrets}"
+        environment |= {name: f"/proc/self/fd/{descriptor}" for name, descriptor in inherited.items()}
         variables = [f"{name}={value}" for name, value in environment.items()]
         flags = [part for option in options for part in ("-c", option)]
         return [*prefix, "/usr/bin/env", "-i", *variables, "git", *flags, f"--git-dir={self._git_dir}", *arguments]

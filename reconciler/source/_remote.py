@@ -2,7 +2,8 @@
 """From settings to what git needs to reach the source, and from what git prints to a reason.
 
 Secrets become lines of a configuration file in memory; nothing else here holds them. `explain` reads standard error
-(in the C locale) only to choose a reason; what it repeats is one line, redacted and without control characters.
+(in the C locale) only to choose a reason; what it repeats is one line, redacted and without control characters. Of the
+headers that the server sent it takes how long to wait, and nothing else.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ from __future__ import annotations
 import base64
 import re
 import shlex
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote, urlsplit
 
+from reconciler.config import read_protected
 from reconciler.errors import ConfigError, SourceError
-from reconciler.source._git import Remote
+from reconciler.source._git import Completed, Remote
 from reconciler.source._types import SourceMovedError, SourceRefusedError, SourceSettings
 from reconciler.source._url import RemoteUrl, check_url
 
@@ -25,6 +28,9 @@ MAX_TOKEN_BYTES: Final = 16 << 10
 """Bytes; tokens of identity providers reach a few KiB, request headers of common servers end at 8 to 16 KiB."""
 MAX_DETAIL: Final = 300
 """Characters of git's own words that a message repeats."""
+
+MAX_RETRY_AFTER: Final = 3600.0
+"""Seconds; a server, or whoever speaks for it, cannot silence a host for longer with one answer."""
 
 _PLAIN_PATH: Final = re.compile(r"/[A-Za-z0-9._+=@/-]+")
 _USER_INFORMATION: Final = re.compile(r"(?<=://)[^/@\s]*@")
@@ -76,6 +82,10 @@ _REASONS: Final[tuple[tuple[str, str, str], ...]] = (
         "the source sends objects that do not pass git's checks",
     ),
 )
+_HEADER: Final = re.compile(
+    rb"^\S+ \S+ +<= Recv header: (?P<name>date|retry-after): *(?P<value>[ -~]{1,64}?)\s*$",
+    re.IGNORECASE | re.MULTILINE,
+)
 _STALLED: Final = frozenset({"ObjectFormatChanged", "OwnerRefused", "ObjectsRefused"})
 
 
@@ -111,15 +121,38 @@ def prepare(settings: SourceSettings, nothing: Path) -> Remote:
     )
 
 
-def explain(action: str, messages: bytes, code: int, remote: Remote | None) -> SourceError:
+def explain(action: str, done: Completed, remote: Remote | None = None) -> SourceError:
     """The error for a command that failed.
 
     Args:
         action: what was tried, for example "poll refs/heads/main".
-        messages: the command's raw standard error.
-        code: its exit status.
+        done: how the command ended.
         remote: whose secrets are to be redacted.
     """
+    error = _explained(action, done.messages, done.code, remote)
+    error.retry_after = retry_after(done.headers)
+    return error
+
+
+def retry_after(trace: bytes) -> float | None:
+    """Seconds that a server asked for in its last `Retry-After`, at most `MAX_RETRY_AFTER`; None: it did not.
+
+    A date is compared with the server's own, so that no clock of this host is needed.
+    """
+    last = {match["name"].lower(): match["value"].decode("ascii") for match in _HEADER.finditer(trace)}
+    value = last.get(b"retry-after")
+    if value is None:
+        return None
+    if re.fullmatch(r"[0-9]{1,18}", value):
+        return min(float(value), MAX_RETRY_AFTER)
+    try:
+        seconds = (parsedate_to_datetime(value) - parsedate_to_datetime(last.get(b"date", ""))).total_seconds()
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return min(max(seconds, 0.0), MAX_RETRY_AFTER)
+
+
+def _explained(action: str, messages: bytes, code: int, remote: Remote | None) -> SourceError:
     text = messages.decode("utf-8", "backslashreplace")
     for secret in sorted(remote.secrets if remote else (), key=len, reverse=True):
         text = text.replace(secret, "***")
@@ -163,20 +196,14 @@ def _https(settings: SourceSettings, url: RemoteUrl, nothing: Path, lines: list[
     if auth.client_cert_file is not None:
         lines.append(f"\tsslCert = {_quoted(_readable(auth.client_cert_file, 'clientCertFile'))}")
     if auth.client_key_file is not None:
-        lines.append(f"\tsslKey = {_quoted(_readable(auth.client_key_file, 'clientKeyFile'))}")
+        lines.append(f"\tsslKey = {_quoted(_readable(auth.client_key_file, 'clientKeyFile', secret=True))}")
     if auth.proxy is not None:
         secrets += _proxy_secrets(auth.proxy)
         lines.append(f"\tproxy = {_quoted(auth.proxy)}")
 
 
 def _authorization(path: Path) -> tuple[str, list[str]]:
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_TOKEN_BYTES + 1)
-    except OSError as error:
-        raise SourceError(
-            f"{path}: expected the token file: {error.strerror}", reason="AuthenticationFailed"
-        ) from error
+    content = _protected(path, "tokenFile", secret=True)
     token = content.decode("ascii", "replace").strip()
     if not token or len(content) > MAX_TOKEN_BYTES or not all(" " <= character <= "~" for character in token):
         raise SourceError(
@@ -209,7 +236,7 @@ def _ssh_command(settings: SourceSettings) -> str:
         raise ConfigError("source auth: a proxy is for https sources only, got it with ssh")
     if auth.ssh_key_file is None or auth.known_hosts_file is None:
         raise ConfigError("source auth: an ssh source needs sshKeyFile and knownHostsFile")
-    key = _readable(auth.ssh_key_file, "sshKeyFile")
+    key = _readable(auth.ssh_key_file, "sshKeyFile", secret=True)
     hosts = _readable(auth.known_hosts_file, "knownHostsFile")
     options = (
         "BatchMode=yes",
@@ -239,19 +266,22 @@ def _ssh_command(settings: SourceSettings) -> str:
     return " ".join(shlex.quote(word) for word in words)
 
 
-def _readable(path: Path, what: str) -> str:
+def _readable(path: Path, what: str, *, secret: bool = False) -> str:
     # ssh splits some options at blanks and expands '%' and '~' in them, and git expands '~': so plain paths only.
     text = str(path)
     if not _PLAIN_PATH.fullmatch(text):
         raise ConfigError(f"source auth: expected {what} as an absolute path of plain characters, got {text!a}")
-    try:
-        with path.open("rb"):
-            pass
-    except OSError as error:
-        raise SourceError(
-            f"{path}: expected to read {what}: {error.strerror}", reason="AuthenticationFailed"
-        ) from error
+    _protected(path, what, secret=secret)
     return text
+
+
+def _protected(path: Path, what: str, *, secret: bool) -> bytes:
+    # At each poll: whoever rotates a file may leave it readable, or in a folder of somebody else.
+    try:
+        return read_protected(path, secret=secret)
+    except ConfigError as error:
+        reason = "AuthenticationFailed" if isinstance(error.__cause__, OSError) else "CredentialsUnsafe"
+        raise SourceError(f"source auth, {what}: {error}", reason=reason) from error
 
 
 def _quoted(value: str) -> str:

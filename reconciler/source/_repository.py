@@ -95,7 +95,7 @@ class LocalRepository:
                 timeout=self._limits.read_timeout,
             )
             if done.code != 0:
-                raise explain(f"make the repository {fresh}", done.messages, done.code, None)
+                raise explain(f"make the repository {fresh}", done)
             (fresh / "config").write_text(_CONFIGS[length], "utf-8")
             fresh.chmod(0o700)
             _points.at("rename git", fresh.rename, self.directory)
@@ -218,7 +218,7 @@ class LocalRepository:
             done = _points.at(f"git {command[0]}", self._runner.run, *command, timeout=self._limits.fetch_timeout)
             if done.code != 0:
                 self.sweep()
-                raise explain("repack the local repository", done.messages, done.code, None)
+                raise explain("repack the local repository", done)
 
     def mark(self, mark: Mark, commit: str) -> None:
         """Point `mark` at `commit`; only while `writing`.
@@ -228,7 +228,7 @@ class LocalRepository:
         """
         done = _points.at("git update-ref", self.run, "update-ref", reference(mark), commit)
         if done.code != 0:
-            raise explain(f"mark {commit} as {mark}", done.messages, done.code, None)
+            raise explain(f"mark {commit} as {mark}", done)
 
     def marked(self, mark: Mark) -> str | None:
         """The commit under `mark`, None if there is none."""

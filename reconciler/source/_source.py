@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import contextlib
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from reconciler import _points
 from reconciler.errors import SourceError
-from reconciler.source._git import MINIMUM_GIT, GitRunner
+from reconciler.source._git import MAX_HEADERS, MINIMUM_GIT, GitRunner
 from reconciler.source._read import ObjectReader, check_id, parse_commit
 from reconciler.source._remote import explain, moved, prepare
 from reconciler.source._repository import LocalRepository, disk_errors, reference
@@ -124,7 +125,7 @@ class Source:
                         f"fetch {self._settings.ref}: expected a pack of at most {remote.file_bytes} bytes, got more",
                         reason="SourceTooLarge",
                     )
-                raise explain(f"fetch {self._settings.ref}", done.messages, done.code, remote)
+                raise explain(f"fetch {self._settings.ref}", done, remote)
             self._local.refuse_shallow()
         got = self.marked(Mark.CANDIDATE)
         if got is None:
@@ -138,7 +139,12 @@ class Source:
 
     def _advertised(self, timeout: float) -> str:
         ref = self._settings.ref
-        remote = prepare(self._settings, self._nothing)
+        remote = replace(
+            prepare(self._settings, self._nothing),
+            memory_bytes=self._settings.limits.resolve_memory_bytes,
+            trace_headers=True,
+            file_bytes=MAX_HEADERS,  # ls-remote writes nothing but that trace
+        )
         # git sends no prefix for a pattern (2.39: builtin/ls-remote.c), so that the server would list every ref it
         # has, pull requests included; it does send one for these options.
         space = [option for prefix, option in _SPACES.items() if ref.startswith(prefix)]
@@ -153,7 +159,7 @@ class Source:
             remote=remote,
         )
         if done.code != 0:
-            raise explain(f"poll {ref}", done.messages, done.code, remote)
+            raise explain(f"poll {ref}", done, remote)
         # The pattern also matches longer names that end like the ref, and a tag comes with its peeled twin.
         found = [match for line in done.output.splitlines() if (match := _ADVERTISED.fullmatch(line))]
         commits = {match[1].decode() for match in found if match[2] == ref.encode()}
@@ -208,7 +214,7 @@ class Source:
             f"^{check_id(watermark)}",
         )
         if done.code != 0:
-            raise explain(f"list the commits from {watermark} to {head}", done.messages, done.code, None)
+            raise explain(f"list the commits from {watermark} to {head}", done)
         commits = tuple(check_id(line) for line in reversed(done.output.decode("ascii", "replace").split()))
         if len(commits) > limit:
             raise SourceRefusedError(

@@ -49,7 +49,8 @@ class SourceLimits:
         read_timeout: seconds for one command on the local repository.
         pack_bytes: the largest pack that one fetch may bring (bytes).
         repository_bytes: above it the repository is repacked, and if that does not help, nothing is fetched (bytes).
-        memory_bytes: address space of each git process that talks to the remote (bytes).
+        resolve_memory_bytes: address space of each process of one ls-remote, which keeps the answer in memory (bytes).
+        memory_bytes: address space of each process of one fetch (bytes).
         tree_bytes: the largest tree object that is read (bytes).
         files: entries below `chains/`, directories counted.
         depth: directories below the root.
@@ -64,6 +65,7 @@ class SourceLimits:
     read_timeout: float = 60.0
     pack_bytes: int = 512 * MIB
     repository_bytes: int = 2048 * MIB
+    resolve_memory_bytes: int = 256 * MIB
     memory_bytes: int = 4096 * MIB
     tree_bytes: int = 4 * MIB
     files: int = 20_000

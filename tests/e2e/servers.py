@@ -286,6 +286,11 @@ def _static(handler: Handler, folder: Path) -> None:
 
 
 def _git_backend(handler: Handler, folder: Path) -> None:
+    status, headers, content = _backend_answer(handler, folder)
+    handler.reply(status, content, **headers)
+
+
+def _backend_answer(handler: Handler, folder: Path) -> tuple[int, dict[str, str], bytes]:
     path, _, query = handler.path.partition("?")
     environment = {
         "PATH": "/usr/bin:/bin",
@@ -316,7 +321,7 @@ def _git_backend(handler: Handler, folder: Path) -> None:
             status = int(value.split()[0])
         elif name:
             headers[name.replace("-", "_")] = value
-    handler.reply(status, content, **headers)
+    return status, headers, content
 
 
 def _body(handler: Handler) -> bytes:
@@ -378,6 +383,60 @@ def cut(body: bytes, content_type: str, length: int = 1 << 20) -> Fault:
         return True
 
     return fault
+
+
+def drip(content_type: str, pause: float = 1.0) -> Fault:
+    """One byte of an answer that looks right so far, then the next after `pause` seconds, without an end."""
+
+    def fault(handler: Handler) -> bool:
+        handler.send_response(200)
+        handler.send_header("Content-Type", content_type)
+        handler.send_header("Content-Length", str(1 << 20))
+        handler.end_headers()
+        for byte in b"001e# service=git-upload-pack\n0000" * 1000:
+            with contextlib.suppress(BlockingIOError, TimeoutError):
+                handler.wfile.write(bytes([byte]))
+            if handler.server.ending.wait(pause):
+                break
+        return True
+
+    return fault
+
+
+def flood(content_type: str) -> Fault:
+    """An answer without an end, as fast as it is taken."""
+
+    def fault(handler: Handler) -> bool:
+        handler.send_response(200)
+        handler.send_header("Content-Type", content_type)
+        handler.send_header("Transfer-Encoding", "chunked")
+        handler.end_headers()
+        line = b"%04x" % 1004 + b"x" * 999 + b"\n"
+        chunk = line * 256
+        while not handler.server.ending.is_set():
+            handler.wfile.write(b"%x\r\n" % len(chunk) + chunk + b"\r\n")
+        return True
+
+    return fault
+
+
+def cut_short(folder: Path, share: float) -> Fault:
+    """The backend's own answer with its right length, of which only this share is sent."""
+
+    def fault(handler: Handler) -> bool:
+        status, headers, content = _backend_answer(handler, folder)
+        kept = content[: int(len(content) * share)]
+        return cut(kept, headers["Content_Type"], len(content))(handler) if status == 200 else False
+
+    return fault
+
+
+def advertising(*refs: tuple[str, str]) -> Fault:
+    """These (id, name) instead of the refs that there are, in protocol v2."""
+    lines = [f"{oid} {name}\n".encode() for oid, name in refs]
+    body = b"".join(b"%04x" % (len(line) + 4) + line for line in lines) + b"0000"
+    answer = status(200, body, Content_Type="application/x-git-upload-pack-result")
+    return lambda handler: b"command=ls-refs" in handler.body and answer(handler)
 
 
 # --- a proxy -----------------------------------------------------------------------------------------------
@@ -464,8 +523,30 @@ class SshServer:
     known_hosts: Path
     host_key: str
 
+    @property
+    def revoked_keys(self) -> Path:
+        """Public keys that are not let in; read for each login."""
+        return self.work / "revoked_keys"
+
     def url(self, path: str) -> str:
         return f"ssh://{self.user}@{LOOPBACK}:{self.port}{self.folder}/{path}"
+
+    def authorize(self, key: Path) -> None:
+        """Let in this key and no other; read for each login."""
+        (self.work / "authorized_keys").write_text("restrict " + Path(f"{key}.pub").read_text())
+
+    def new_host_key(self) -> None:
+        """Another host key from the next connection on."""
+        for name in ("host_key", "host_key.pub"):
+            (self.work / name).unlink()
+        self.host_key = _public(ssh_key(self.work / "host_key"))
+
+    def known_hosts_line(self) -> str:
+        return f"[{LOOPBACK}]:{self.port} {self.host_key}\n"
+
+
+def _public(key: Path) -> str:
+    return " ".join(Path(f"{key}.pub").read_text().split()[:2])
 
 
 def ssh_key(path: Path, kind: str = "ed25519", comment: str = "test") -> Path:
@@ -492,19 +573,20 @@ def ssh_server(folder: Path, work: Path, *, command: str | None = None) -> Itera
     authorized = work / "authorized_keys"
     forced = f'command="{command}",restrict ' if command else "restrict "
     authorized.write_text(forced + Path(f"{key}.pub").read_text())
-    port = _free_port()
-    public = " ".join(Path(f"{host_key}.pub").read_text().split()[:2])
-    known_hosts = work / "known_hosts"
-    known_hosts.write_text(f"[{LOOPBACK}]:{port} {public}\n")
+    port = free_port()
+    (work / "revoked_keys").touch()
     config = work / "sshd_config"
     config.write_text(
         f"ListenAddress {LOOPBACK}:{port}\nHostKey {host_key}\nPidFile none\nAuthorizedKeysFile {authorized}\n"
+        f"RevokedKeys {work}/revoked_keys\n"
         "StrictModes no\nUsePAM no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n"
         "PermitRootLogin prohibit-password\nAcceptEnv GIT_PROTOCOL\nPrintMotd no\nUseDNS no\nMaxStartups 100\n"
     )
     with _sshd(config, work / "sshd.log", port):
         user = pwd.getpwuid(os.getuid()).pw_name
-        yield SshServer(port, folder, work, user, key, known_hosts, public)
+        server = SshServer(port, folder, work, user, key, work / "known_hosts", _public(host_key))
+        server.known_hosts.write_text(server.known_hosts_line())
+        yield server
 
 
 @contextlib.contextmanager
@@ -521,7 +603,7 @@ def _sshd(config: Path, log: Path, port: int) -> Iterator[None]:
             start_new_session=True,
         )
         try:
-            _wait_for(port, process, log)
+            wait_for(port, process, log)
             yield
         finally:
             with contextlib.suppress(ProcessLookupError):
@@ -529,16 +611,18 @@ def _sshd(config: Path, log: Path, port: int) -> Iterator[None]:
             process.wait(10)
 
 
-def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+def wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Until something listens on `port`; fails with what `process` said when it ends instead."""
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline and process.poll() is None:
         with contextlib.suppress(OSError), socket.create_connection((LOOPBACK, port), 1):
             return
         time.sleep(0.02)
-    raise RuntimeError(f"sshd did not start: {log.read_text()}")
+    raise RuntimeError(f"{process.args!r} did not start: {log.read_text()}")
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of loopback that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         port = probe.getsockname()[1]
@@ -646,6 +730,15 @@ class GitRepository:
         )
         assert done.returncode == 0, done.stderr.decode()
         return done.stdout
+
+
+def secret(path: Path, text: str) -> Path:
+    """A file that only its owner can read, replaced at once as those do who rotate credentials."""
+    fresh = path.with_name(f"{path.name}.new")
+    fresh.touch(0o600)
+    fresh.write_text(text)
+    fresh.replace(path)
+    return path
 
 
 def allowed_signers(**keys: Path) -> bytes:

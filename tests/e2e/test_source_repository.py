@@ -535,6 +535,7 @@ def test_file_urls_and_odd_settings_are_refused_when_the_source_is_opened(
         assert failed.value.reason == "AuthenticationFailed"
     for content in (b"", b"two\nlines", b"\xff\xfe", b"x" * 20_000):
         missing.write_bytes(content)
+        missing.chmod(0o600)
         source = open_source(replace(https, auth=SourceAuth(token_file=missing)), tmp_path / "state" / "git")
         with pytest.raises(SourceError, match="one line"):
             source.resolve()

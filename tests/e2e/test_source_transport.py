@@ -31,6 +31,7 @@ from tests.e2e.servers import (
     files_https,
     git_https,
     redirect,
+    secret,
     ssh_key,
     ssh_server,
     stall,
@@ -85,8 +86,7 @@ def refusal(source: Source) -> SourceError:
 def test_https_with_a_token_resolves_fetches_and_reads(tmp_path: Path, object_format: str) -> None:
     repository = GitRepository(tmp_path / "repos" / "policy.git", object_format=object_format)
     first = repository.commit(FILES)
-    token = tmp_path / "token"
-    token.write_text("s3cret\n")
+    token = secret(tmp_path / "token", "s3cret\n")
     with git_https(repository.path.parent, tmp_path / "https") as server:
         server.token = "s3cret"
         auth = SourceAuth(ca_file=server.ca_file, token_file=token)
@@ -103,8 +103,7 @@ def test_https_with_a_token_resolves_fetches_and_reads(tmp_path: Path, object_fo
 
 @pytest.mark.parametrize("form", ["{token}", "robot:{token}", "Bearer {token}"])
 def test_the_token_file_may_hold_a_token_a_pair_or_a_bearer(https: HttpsServer, tmp_path: Path, form: str) -> None:
-    token = tmp_path / "token"
-    token.write_text(form.format(token="s3cret"))
+    token = secret(tmp_path / "token", form.format(token="s3cret"))
     https.token = "s3cret"
     auth = SourceAuth(ca_file=https.ca_file, token_file=token)
     with closing(make(tmp_path, https.url("policy.git"), auth)) as source:
@@ -232,8 +231,7 @@ def test_a_wrong_name_and_an_expired_certificate_are_refused(
 
 
 def test_a_wrong_token_is_refused_and_appears_nowhere(https: HttpsServer, tmp_path: Path) -> None:
-    token = tmp_path / "token"
-    token.write_text("wr0ng-t0ken")
+    token = secret(tmp_path / "token", "wr0ng-t0ken")
     https.token = "s3cret"
     auth = SourceAuth(ca_file=https.ca_file, token_file=token)
     error = refusal(make(tmp_path, https.url("policy.git"), auth))
@@ -243,8 +241,7 @@ def test_a_wrong_token_is_refused_and_appears_nowhere(https: HttpsServer, tmp_pa
 
 
 def test_the_token_is_in_no_argument_list_and_no_environment(https: HttpsServer, tmp_path: Path) -> None:
-    token = tmp_path / "token"
-    token.write_text("s3cret-t0ken")
+    token = secret(tmp_path / "token", "s3cret-t0ken")
     encoded = base64.b64encode(b"x-access-token:s3cret-t0ken")
     https.fault = stall()
     auth = SourceAuth(ca_file=https.ca_file, token_file=token)
@@ -329,8 +326,9 @@ def test_ssh_with_a_key_file_that_others_can_read(repository: GitRepository, tmp
     with ssh_server(repository.path.parent, tmp_path / "ssh") as server:
         server.key_file.chmod(0o644)
         error = refusal(over_ssh(server, tmp_path))
-    assert error.reason == "AuthenticationFailed"
-    assert "0600" in str(error)
+    assert error.reason == "CredentialsUnsafe"
+    assert "sshKeyFile" in str(error)
+    assert "got mode 0644; run chmod go=" in str(error)
 
 
 # --- answers that are none ---------------------------------------------------------------------------------
@@ -339,8 +337,7 @@ def test_ssh_with_a_key_file_that_others_can_read(repository: GitRepository, tmp
 def test_a_redirect_is_refused_and_leaks_no_credentials(
     https: HttpsServer, repository: GitRepository, tmp_path: Path
 ) -> None:
-    token = tmp_path / "token"
-    token.write_text("s3cret")
+    token = secret(tmp_path / "token", "s3cret")
     with git_https(repository.path.parent, tmp_path / "other") as other:
         https.fault = redirect(lambda path: f"https://localhost:{other.port}{path}")
         auth = SourceAuth(ca_file=https.ca_file, token_file=token)
@@ -369,8 +366,7 @@ def test_http_errors_have_reasons(https: HttpsServer, tmp_path: Path, code: int,
 
 
 def test_what_the_server_says_is_redacted_and_cleaned(https: HttpsServer, tmp_path: Path) -> None:
-    token = tmp_path / "token"
-    token.write_text("s3cret-t0ken")
+    token = secret(tmp_path / "token", "s3cret-t0ken")
 
     def echo(handler: Handler) -> bool:
         said = (
@@ -385,8 +381,8 @@ def test_what_the_server_says_is_redacted_and_cleaned(https: HttpsServer, tmp_pa
     error = refusal(make(tmp_path, https.url("policy.git"), auth))
     assert "remote error" in str(error)
     assert str(error).isprintable()
-    for secret in ("s3cret", base64.b64encode(b"x-access-token:s3cret-t0ken").decode(), "agent:pw"):
-        assert secret not in str(error)
+    for word in ("s3cret", base64.b64encode(b"x-access-token:s3cret-t0ken").decode(), "agent:pw"):
+        assert word not in str(error)
 
 
 def test_a_captive_portal_is_no_repository_with_the_ref(https: HttpsServer, tmp_path: Path) -> None:

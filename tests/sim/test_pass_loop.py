@@ -202,6 +202,21 @@ def test_a_source_that_does_not_answer_is_asked_with_growing_pauses(edge: Host) 
     assert schedule.failures == 0
 
 
+def test_a_source_that_asks_for_time_gets_it_and_repairs_go_on(edge: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    def throttled() -> str:
+        error = SourceError("too many requests", reason="SourceThrottled")
+        error.retry_after = 1800.0
+        raise error
+
+    monkeypatch.setattr(edge.parts().source, "resolve", throttled)
+    edge.detach()
+    done = run(edge, *[None] * 4)
+    assert done.reasons == ["SourceThrottled"] * 5
+    assert [result.transient for result in done.results] == [True, False, False, False, False]
+    assert edge.runs() == ["ratelimit"]
+    assert done.agent.schedule.next_poll - edge.clock.monotonic() > 1000
+
+
 def test_a_refused_commit_is_not_asked_for_more_often(edge: Host) -> None:
     edge.origin.commit(chain("edge", member(params={"rate": 3})), key=None)
     done = run(edge)

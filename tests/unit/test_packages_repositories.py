@@ -152,23 +152,26 @@ def test_a_whole_package_comes_as_it_is(folder: Path, server: servers.HttpsServe
 def test_the_token_is_sent_and_never_shown(server: servers.HttpsServer, tmp_path: Path) -> None:
     server.token = "s3cret-token"
     token_file = tmp_path / "token"
-    token_file.write_text("s3cret-token\n")
+    servers.secret(token_file, "s3cret-token\n")
     assert over_https(server, token_file=token_file).fetch(REF) == (b"archive", b"bundle")
-    token_file.write_text("wr0ng-token\n")
+    servers.secret(token_file, "wr0ng-token\n")
     assert "wr0ng" not in fails(over_https(server, token_file=token_file), "401")
+    token_file.chmod(0o640)
+    assert "got mode 0640" in fails(over_https(server, token_file=token_file), "token file")
     fails(over_https(server), "401")
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"two words", b"a\nb", b"\xff", b"a\x07"])
 def test_a_file_that_holds_no_token_sends_nothing(server: servers.HttpsServer, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "token").write_bytes(content)
+    (tmp_path / "token").chmod(0o600)
     fails(over_https(server, token_file=tmp_path / "token"), "token")
     fails(over_https(server, token_file=tmp_path / "none"), "token")
     assert not server.requests
 
 
 def test_a_token_does_not_follow_a_redirect(server: servers.HttpsServer, tmp_path: Path) -> None:
-    (tmp_path / "token").write_text("s3cret-token")
+    servers.secret(tmp_path / "token", "s3cret-token")
     server.fault = servers.redirect(lambda path: f"https://127.0.0.1:{server.port}{path}")
     fails(over_https(server, token_file=tmp_path / "token"), "302")
     assert len(server.requests) == 1

@@ -6,12 +6,16 @@ from __future__ import annotations
 import pytest
 
 from reconciler.errors import Disposition
-from reconciler.source._git import Remote
-from reconciler.source._remote import explain
+from reconciler.source._git import Completed, Remote
+from reconciler.source._remote import MAX_RETRY_AFTER, explain, retry_after
 
 REMOTE = Remote(
     transport="https", environment={}, config=b"", secrets=("s3cret", "czNjcmV0"), memory_bytes=1, file_bytes=1
 )
+
+
+def failed(messages: bytes, headers: bytes = b"") -> Completed:
+    return Completed(code=128, output=b"", messages=messages, headers=headers)
 
 
 @pytest.mark.parametrize(
@@ -70,17 +74,17 @@ REMOTE = Remote(
     ],
 )
 def test_words_become_reasons(line: str, reason: str) -> None:
-    assert explain("poll", line.encode(), 128, REMOTE).reason == reason
+    assert explain("poll", failed(line.encode()), REMOTE).reason == reason
 
 
 def test_what_nobody_can_mend_by_waiting_is_stalled() -> None:
-    assert explain("poll", b"fatal: fsck error in packed object", 128, None).disposition is Disposition.STALLED
-    assert explain("poll", b"fatal: early EOF", 128, None).disposition is Disposition.BACKOFF
+    assert explain("poll", failed(b"fatal: fsck error in packed object")).disposition is Disposition.STALLED
+    assert explain("poll", failed(b"fatal: early EOF")).disposition is Disposition.BACKOFF
 
 
 @pytest.mark.parametrize("code", [-9, -24, -25, 152, 153])
 def test_a_command_that_a_limit_ended_says_so(code: int) -> None:
-    assert explain("fetch", b"", code, None).reason == "SourceTooLarge"
+    assert explain("fetch", Completed(code=code, output=b"", messages=b"")).reason == "SourceTooLarge"
 
 
 def test_secrets_control_characters_and_the_servers_words_are_not_repeated() -> None:
@@ -88,8 +92,39 @@ def test_secrets_control_characters_and_the_servers_words_are_not_repeated() -> 
         b"remote: \x1b]8;;http://evil\x07click\n"
         b"fatal: s3cret czNjcmV0 https://user:pw@x/ \x1b[31m\xff\xfe \xe2\x80\xae" + b"x" * 1000
     )
-    text = str(explain("poll", messages, 128, REMOTE))
+    text = str(explain("poll", failed(messages), REMOTE))
     assert text.isprintable()
     assert "evil" not in text
     assert not any(secret in text for secret in ("s3cret", "czNjcmV0", "user:pw"))
     assert len(text) < 500
+
+
+DATE = "Date: Sun, 29 Nov 2026 09:06:17 GMT"
+
+
+@pytest.mark.parametrize(
+    ("lines", "seconds"),
+    [
+        (["HTTP/1.1 429 Too Many Requests", "Retry-After: 17"], 17.0),
+        (["retry-after:0"], 0.0),
+        (["Retry-After: 5", "Retry-After: 7"], 7.0),
+        ([DATE, "Retry-After: Sun, 29 Nov 2026 09:08:17 GMT"], 120.0),
+        ([DATE, "Retry-After: Sun, 29 Nov 2026 09:00:00 GMT"], 0.0),
+        ([DATE, "Retry-After: Fri, 31 Dec 9999 23:59:59 GMT"], MAX_RETRY_AFTER),
+        (["Retry-After: 999999999999999999"], MAX_RETRY_AFTER),
+        (["Retry-After: Sun, 29 Nov 2026 09:08:17 GMT"], None),
+        (["Retry-After: soon", DATE], None),
+        (["Retry-After: -1"], None),
+        (["Retry-After: 1" + "0" * 64], None),
+        (["X-Retry-After: 17", "Content-Length: 0"], None),
+        ([], None),
+    ],
+)
+def test_how_long_the_server_asks_to_wait(lines: list[str], seconds: float | None) -> None:
+    trace = "".join(f"09:06:17.586605 http.c:684              <= Recv header: {line}\n" for line in lines).encode()
+    assert retry_after(trace) == seconds
+    assert explain("poll", failed(b"error: 429", trace), REMOTE).retry_after == seconds
+
+
+def test_what_we_sent_is_no_answer() -> None:
+    assert retry_after(b"x => Send header: Retry-After: 17\n == Info: <= Recv header: retry-after: 3\n") is None
