@@ -16,6 +16,7 @@ readonly DEBIAN_PACKAGES=(
     clang llvm libbpf1 libbpf-dev bpftool linux-libc-dev libc6-dev gcc make  # compiling bpf/ and the test probe
     python3 python3-venv python3-pip python3-bpfcc                           # the agent's Python
     git openssh-client openssh-server iproute2                               # the source, the tests' servers and namespaces
+    apache2-bin                                                              # the tests' web server; brings no service
 )
 
 say() { printf 'setup: %s\n' "$*"; }
