@@ -10,7 +10,6 @@ from reconciler.errors import Diagnostic, PlanError
 from reconciler.model import (
     Attach,
     AttachKind,
-    Attachment,
     ChangeMode,
     Detach,
     Drift,
@@ -36,10 +35,8 @@ from reconciler.plan._generations import NAME_DIGITS, instantiate
 from reconciler.plan._observed import Current, Instance, Observed, our_filter
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
+    from reconciler.plan._occupants import Occupants
     from reconciler.plan._targets import Target, Targets
-    from reconciler.policy import Stranger
 
 
 @dataclass(slots=True)
@@ -47,7 +44,7 @@ class HookPlanner:
     """Fills its lists by `run`.
 
     Attributes:
-        displaceable: foreign attachments that enforce mode may remove, by hook.
+        occupants: what is not ours on wanted hooks.
         names: content digest to the name of the generation that serves it.
         held: generations that stay because a hook that cannot be touched runs them.
         held_pins: link pins that stay because their namespace has no name now and a chain wants it.
@@ -61,7 +58,7 @@ class HookPlanner:
     observed: Observed
     snapshot: Snapshot
     inventory: Inventory
-    displaceable: Mapping[HookPoint, tuple[Stranger, ...]]
+    occupants: Occupants
     changed: bool
     unproven: frozenset[str] = frozenset()
     repair: list[Step] = field(default_factory=list)
@@ -274,8 +271,9 @@ class HookPlanner:
         if kind is None:
             self._pend(DriftKind.ABSENT, point, f"this kernel supports no way of attaching to {point.kind}")
             return
-        displace = self._occupant(state)
-        if displace is None and self._occupied(kind, state):
+        displace = self.occupants.displaceable(state)
+        if displace is None and (refusal := self.occupants.refusal(kind, state)) is not None:
+            self._pend(refusal[0], point, refusal[1])
             return
         name = self._generation(target)
         pin = None if kind is AttachKind.CLSACT_FILTER else f"links/{point.key}"
@@ -305,33 +303,6 @@ class HookPlanner:
 
     def _ran_before(self, point: HookPoint) -> bool:
         return point in self._recorded
-
-    def _occupant(self, state: HookState) -> Attachment | None:
-        """A foreign XDP program that enforce mode may displace."""
-        if state.point.kind is not HookKind.XDP:
-            return None
-        found = self.displaceable.get(state.point, ())
-        return found[0].attachment if len(state.attachments) == 1 and found else None
-
-    def _occupied(self, kind: AttachKind, state: HookState) -> bool:
-        point = state.point
-        if kind is AttachKind.XDP_LINK and state.attachments:
-            occupant = state.attachments[0]
-            who = f"foreign program {occupant.program_id} ({occupant.kind})"
-            message = f"{who} holds the hook; detach it, or use secureMode enforce"
-            self._pend(DriftKind.OCCUPIED, point, message)
-            return True
-        if kind is not AttachKind.CLSACT_FILTER:
-            return False
-        if state.clsact == "ingress":
-            message = "a foreign ingress qdisc holds the place of clsact; remove it first"
-            self._pend(DriftKind.OCCUPIED, point, message)
-            return True
-        place = our_filter(point.kind)
-        if any(found.filter == place for found in state.attachments):
-            self._pend(DriftKind.OCCUPIED, point, "a foreign filter has our priority and handle; remove it first")
-            return True
-        return False
 
     @staticmethod
     def _attach_kind(kind: HookKind, features: Features) -> AttachKind | None:

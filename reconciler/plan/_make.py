@@ -38,6 +38,7 @@ from reconciler.model import (
 from reconciler.plan._changes import changes_of
 from reconciler.plan._hooks import HookPlanner
 from reconciler.plan._observed import Observed, observe
+from reconciler.plan._occupants import Occupants
 from reconciler.plan._targets import Targets, resolve
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def make(given: PlanInput) -> Plan:
         observed=observed,
         snapshot=given.snapshot,
         inventory=given.inventory,
-        displaceable=_confirmed_strangers(given, strangers, observed, targets),
+        occupants=Occupants(given.secure, strangers, _confirmed_strangers(given, strangers, observed, targets)),
         changed=changed,
         unproven=given.unproven,
     )
@@ -303,7 +304,7 @@ def _confirmed_strangers(
 
 def _evict(draft: _Draft, given: PlanInput, strangers: tuple[Stranger, ...], planner: HookPlanner) -> None:
     """Foreign programs go last, at most so many a pass; each that stays is said."""
-    confirmed = {stranger.identity for found in planner.displaceable.values() for stranger in found}
+    confirmed = {stranger.identity for found in planner.occupants.confirmed.values() for stranger in found}
     displaced = {point: step.displace for point, step in planner.displacing.items()}
     left = given.secure.max_evictions - len(displaced)
     for stranger in strangers:
