@@ -17,6 +17,7 @@ readonly DEBIAN_PACKAGES=(
     python3 python3-venv python3-pip python3-bpfcc                           # the agent's Python
     git openssh-client openssh-server iproute2                               # the source, the tests' servers and namespaces
     apache2-bin                                                              # the tests' web server; brings no service
+    xdp-tools                                                                # a neighbour in the tests: xdp-loader, libxdp's dispatcher
 )
 
 say() { printf 'setup: %s\n' "$*"; }
