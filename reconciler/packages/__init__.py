@@ -4,6 +4,10 @@
 Nothing that leaves this module as a `Package` skipped a check; objects reach libbpf only after all of them.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from reconciler.packages._archive import (
     MAX_ARCHIVE_BYTES,
     build_archive,
@@ -12,7 +16,6 @@ from reconciler.packages._archive import (
     read_archive,
 )
 from reconciler.packages._cache import Cache, UnknownRepositoryError
-from reconciler.packages._https import HttpsRepository
 from reconciler.packages._repositories import (
     BUNDLE_SUFFIX,
     FolderRepository,
@@ -22,6 +25,9 @@ from reconciler.packages._repositories import (
 )
 from reconciler.packages._store import Store, digest_of
 from reconciler.trust import MAX_BUNDLE_BYTES
+
+if TYPE_CHECKING:
+    from reconciler.packages._https import HttpsRepository
 
 __all__ = [
     "BUNDLE_SUFFIX",
@@ -41,3 +47,12 @@ __all__ = [
     "open_archive",
     "read_archive",
 ]
+
+
+def __getattr__(name: str) -> object:
+    # ssl, http.client and email cost 20 ms and 2 MiB, which hosts without a web server of packages never pay.
+    if name == "HttpsRepository":
+        from reconciler.packages._https import HttpsRepository  # noqa: PLC0415
+
+        return HttpsRepository
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,6 +13,7 @@ was started has ended, with all its children, when the call returns.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import selectors
 import signal
@@ -22,11 +23,13 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import IO, TYPE_CHECKING, Final
 
+from reconciler._imports import without_init
 from reconciler.errors import SourceError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
+    from types import ModuleType
 
 MINIMUM_GIT: Final = (2, 34)
 """2.32 brought GIT_CONFIG_GLOBAL; 2.34 is the oldest that a supported distribution still ships (Ubuntu 22.04)."""
@@ -239,17 +242,14 @@ class GitRunner:
     def _start(self, command: list[str], *, stdin: int | None, inherit: Sequence[int]) -> subprocess.Popen[bytes]:
         if self._cancelled.is_set():
             raise SourceError("the source was told to stop", reason="Cancelled")
-        try:
-            from git.cmd import Git  # noqa: PLC0415 - its import runs git, and fails where there is none
-            from git.exc import GitCommandNotFound  # noqa: PLC0415
-        except ImportError as error:
-            raise _no_git() from error
+        git = _git_python()
+        process: subprocess.Popen[bytes] | None
         try:
             # "/" as the working directory: nothing is discovered, and no mount is kept busy.
-            handle = Git("/").execute(
+            handle = git.Git("/").execute(
                 command, istream=stdin, as_process=True, shell=False, start_new_session=True, pass_fds=tuple(inherit)
             )
-        except GitCommandNotFound as error:
+        except git.GitCommandNotFound as error:
             raise _no_git() from error
         except OSError as error:
             raise SourceError(f"expected to start git: {error.strerror}", reason="GitNotStarted") from error
@@ -342,6 +342,13 @@ def read_pipes(
                     yield stream, chunk
                 else:
                     selector.unregister(stream)
+
+
+@functools.cache
+def _git_python() -> ModuleType:
+    with without_init("git"):
+        from git import cmd  # noqa: PLC0415 - 18 ms that verbs without a source need not pay
+    return cmd
 
 
 def _no_git() -> SourceError:
