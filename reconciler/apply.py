@@ -227,10 +227,15 @@ def _take_hook(run: _Run, step: Attach | Switch | ChangeMode) -> None:
     else:
         owned, gap = run.kernel.change_mode(step, first)
         run.gaps[str(step.point)] = gap
-    if before is not None and before.made_qdisc:
+    if owned.filter is not None and _qdisc_is_ours(run, step.point):
         owned = replace(owned, made_qdisc=True)
     run.attachments[step.point] = owned
     run.undo.append((step, before))
+
+
+def _qdisc_is_ours(run: _Run, point: HookPoint) -> bool:
+    """Whether we made the interface's clsact qdisc, for whichever direction: what stays on it last takes it along."""
+    return any(owned.made_qdisc and owned.point.device == point.device for owned in run.attachments.values())
 
 
 def _drain(run: _Run, step: Drain) -> None:

@@ -22,6 +22,7 @@ from reconciler.model import (
     Inventory,
     Load,
     MapRole,
+    OwnedAttachment,
     PinKind,
     Repin,
     Snapshot,
@@ -88,6 +89,9 @@ class HookPlanner:
         for point in sorted(self.observed.current):
             if point not in self.targets.by_point:
                 self._leave(self.observed.current[point])
+        for point in sorted(self.observed.emptied):
+            if point not in self.targets.by_point and self.snapshot.hooks[point].settled:
+                self._take_qdisc(self.observed.emptied[point])
         self._hold_nameless()
 
     def _hold_nameless(self) -> None:
@@ -359,6 +363,19 @@ class HookPlanner:
                 link_id=current.attachment.link_id,
                 filter=current.attachment.filter,
                 remove_qdisc=current.made_qdisc,
+            )
+        )
+
+    def _take_qdisc(self, owned: OwnedAttachment) -> None:
+        """The filter went without its qdisc: a pass ended in between, or somebody removed it."""
+        self.detaches.append(
+            Detach(
+                point=owned.point,
+                kind=owned.kind,
+                generation=owned.generation,
+                reason="nothing of ours is left on the clsact qdisc that we made",
+                filter=owned.filter,
+                remove_qdisc=True,
             )
         )
 

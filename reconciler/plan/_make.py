@@ -252,6 +252,8 @@ def _adopted(given: PlanInput, observed: Observed, planner: HookPlanner) -> Inve
         for owned in given.inventory.attachments
         if owned.pin in planner.held_pins or not (given.snapshot.complete or owned.point in given.snapshot.hooks)
     ]
+    # No generation runs there; what counts is who made the qdisc.
+    attachments += [replace(owned, generation="") for owned in observed.emptied.values() if owned not in attachments]
     for point in sorted(observed.current):
         current = observed.current[point]
         recorded = before.get(point)

@@ -98,6 +98,7 @@ class Observed:
         defunct: link pins whose link is on no hook that was read: detached, or its interface is gone, or elsewhere.
         elsewhere: those of them whose link is attached all the same (in a namespace without a name), and the generation
             that runs there, if it is one of ours.
+        emptied: what the inventory says of filters that are gone while the qdisc that we made for them is still there.
     """
 
     instances: Mapping[str, Instance]
@@ -105,6 +106,7 @@ class Observed:
     defunct: tuple[str, ...] = ()
     elsewhere: Mapping[str, str | None] = field(default_factory=dict)
     map_pins: Mapping[str, int] = field(default_factory=dict)
+    emptied: Mapping[HookPoint, OwnedAttachment] = field(default_factory=dict)
 
 
 def observe(snapshot: Snapshot, inventory: Inventory) -> Observed:
@@ -145,6 +147,14 @@ def observe(snapshot: Snapshot, inventory: Inventory) -> Observed:
         defunct=tuple(sorted(defunct.values())),
         elsewhere={defunct[number]: first.get(link.program_id) for number, link in sorted(attached.items())},
         map_pins={pin.path: pin.id for pin in snapshot.pins if pin.kind is PinKind.MAP},
+        emptied={
+            owned.point: owned
+            for owned in inventory.attachments
+            if owned.made_qdisc
+            and owned.point not in current
+            and (hook := snapshot.hooks.get(owned.point)) is not None
+            and hook.clsact == "clsact"
+        },
     )
 
 

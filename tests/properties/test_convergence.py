@@ -100,6 +100,11 @@ def members_on(world: World, interface: str, kind: HookKind) -> tuple[tuple[str,
     return world.fake.run_packet(world.fake.point(interface, kind)).members
 
 
+def qdiscs(world: World) -> list[str]:
+    """What sits in the place of clsact on every interface."""
+    return [device.qdisc for device in world.fake.devices.values()]
+
+
 def owned_pins(snapshot: Snapshot) -> set[str]:
     return {pin.path for pin in snapshot.pins}
 
@@ -117,6 +122,7 @@ def test_every_change_converges_in_one_pass_and_a_second_is_empty(
         whole(world)
     world.converge(desired())
     assert owned_pins(world.kernel.snapshot(Scope())) == set()
+    assert set(qdiscs(world)) == {"none"}
     assert world.inventory.empty
 
 
@@ -179,9 +185,12 @@ def test_a_crash_at_any_point_leaves_nothing_behind_after_the_next_passes(
     fresh = world_with(found)
     fresh.settle(again)
     assert len(owned_pins(world.kernel.snapshot(Scope()))) == len(owned_pins(fresh.kernel.snapshot(Scope())))
+    assert qdiscs(world) == qdiscs(fresh)
     assert [members_on(world, i, k) for i in INTERFACES for k in HookKind] == [
         members_on(fresh, i, k) for i in INTERFACES for k in HookKind
     ]
+    world.settle(desired())
+    assert set(qdiscs(world)) == {"none"}
 
 
 @bounded
