@@ -184,11 +184,13 @@ int member(CTX *ctx)
 	return handle(ctx);
 }
 
+#ifndef WITHOUT_BROKEN
 /* The verifier rejects this one: it reads beyond the packet without a check. */
 SEC(SECTION)
 int broken(CTX *ctx)
 {
 	return handle(ctx) + *(__u8 *)(long)ctx->data;
 }
+#endif
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
