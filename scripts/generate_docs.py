@@ -12,6 +12,7 @@ from reconciler._documents import Field, fields_of, schema_of
 from reconciler._documents import _yaml as limits
 from reconciler.config import shipped_names, shipped_tolerations
 from reconciler.manifest import _parse as files
+from reconciler.review import RULES, Family
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTICE = "<!-- Generated from schema/v1alpha1 by `make docs`; edit the schemas or scripts/generate_docs.py. -->"
@@ -126,6 +127,38 @@ def _escape(text: str) -> str:
     return text.replace("|", "\\|")
 
 
+FINDINGS = """\
+What `reconciler review` finds. An id never changes its meaning and is never given to something else. The severity
+decides about `--fail-on`; an acknowledged finding does not count ([review.md](review.md#acknowledgements))."""
+
+FAMILIES = {
+    Family.BLOCKED: "Hosts would refuse the change",
+    Family.WEAKER: "More gets through, or less is checked",
+    Family.RISK: "Costs and risks",
+    Family.UNKNOWN: "What the review cannot tell",
+    Family.PAPER: "Groups and acknowledgements",
+}
+
+
+def _findings() -> str:
+    notice = "<!-- Generated from reconciler/review/_rules.py by `make docs`. -->"
+    lines = [notice, "", "# Findings of a review", "", FINDINGS]
+    for family, title in FAMILIES.items():
+        lines += [
+            "",
+            f"## {title}",
+            "",
+            "| id | severity | finding | raised when | why it matters |",
+            "|---|---|---|---|---|",
+        ]
+        lines += [
+            f"| {rule.id} | {rule.severity} | {rule.title} | {_escape(rule.condition)} | {_escape(rule.reason)} |"
+            for rule in RULES.values()
+            if rule.family is family
+        ]
+    return "\n".join(lines) + "\n"
+
+
 def _shipped() -> str:
     lines = ["## Tolerations that ship", "", "Named by `secureMode.tolerations`; none is in force unless it is named."]
     for name in shipped_names():
@@ -147,8 +180,11 @@ def pages() -> dict[str, str]:
     """Path inside the checkout to content."""
     configuration = page("Configuration of a host", CONFIGURATION, ["Config", "Tolerations"])
     return {
-        "docs/manifests.md": page("Manifests", MANIFESTS, ["Repository", "Chain", "Package", "PacketTest"]),
+        "docs/manifests.md": page(
+            "Manifests", MANIFESTS, ["Repository", "Chain", "HostGroup", "Package", "PacketTest"]
+        ),
         "docs/configuration.md": f"{configuration}\n{_shipped()}",
+        "docs/findings.md": _findings(),
     }
 
 

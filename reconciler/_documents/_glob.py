@@ -10,9 +10,15 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _MAX_RANGE = 256
 """Characters that a range such as a-z may span."""
+_MAX_WALK = 20_000
+"""States of a walk that asks whether globs cover another; beyond, the answer is no, the careful one."""
 
 
 class GlobError(ValueError):
@@ -88,13 +94,9 @@ class Glob:
 
     def matches(self, text: str) -> bool:
         """Whether the whole of `text` matches."""
-        states = self._closure({0})
+        states: Iterable[int] = self._closure({0})
         for char in text:
-            step = set()
-            for at in states:
-                if at < len(self.items) and self.items[at].takes(char):
-                    step.add(at if self.items[at].star else at + 1)
-            states = self._closure(step)
+            states = self._step(states, char)
             if not states:
                 return False
         return len(self.items) in states
@@ -128,6 +130,44 @@ class Glob:
             if not states:
                 return False
         return False
+
+    def covered_by(self, others: Iterable[Glob]) -> bool:
+        """Whether every text that this glob matches is matched by one of `others`; never wrongly True."""
+        others = tuple(others)
+        if self.literal:
+            return any(other.matches(self.name) for other in others)
+        # One walk over pairs: a state of this glob, and all states in which the others then can be. Characters that
+        # no glob names are alike, so one stands for all of them.
+        named = {char for glob in (self, *others) for item in glob.items for char in item.chars}
+        alphabet = [*named, next(chr(code) for code in range(0x10FFFF) if chr(code) not in named)]
+        start = tuple(frozenset(other._closure({0})) for other in others)  # noqa: SLF001 - one of us
+        pending = [(at, start) for at in self._closure({0})]
+        seen = set(pending)
+        while pending:
+            at, states = pending.pop()
+            if at == len(self.items):
+                if not any(len(other.items) in state for other, state in zip(others, states, strict=True)):
+                    return False
+                continue
+            for char in alphabet:
+                if not self.items[at].takes(char):
+                    continue
+                pairs = zip(others, states, strict=True)
+                step = tuple(other._step(state, char) for other, state in pairs)  # noqa: SLF001 - one of us
+                for after in self._closure({at if self.items[at].star else at + 1}):
+                    if (after, step) not in seen:
+                        if len(seen) > _MAX_WALK:
+                            return False
+                        seen.add((after, step))
+                        pending.append((after, step))
+        return True
+
+    def _step(self, states: Iterable[int], char: str) -> frozenset[int]:
+        after = set()
+        for at in states:
+            if at < len(self.items) and self.items[at].takes(char):
+                after.add(at if self.items[at].star else at + 1)
+        return frozenset(self._closure(after))
 
     def _closure(self, states: set[int]) -> set[int]:
         # A star may also take nothing.

@@ -32,6 +32,7 @@ VERBS = {
     "package": ("_package", "Build, sign and inspect packages."),
     "plan": ("_agent", "What apply would do; changes nothing."),
     "resume": ("_agent", "Take new commits again; after a teardown, put the chains back."),
+    "review": ("_review", "What a change does, for which hosts, and what gets weaker."),
     "run": ("_agent", "The agent: poll, verify, reconcile, repair, until SIGTERM."),
     "status": ("_report", "What the last pass found, and the next step."),
     "suspend": ("_agent", "Take no new commits for a while; repair goes on."),

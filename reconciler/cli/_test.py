@@ -17,7 +17,7 @@ import click
 from reconciler import manifest, plan
 from reconciler.cli._compose import ConfiguredPackages, make_kernel
 from reconciler.cli._output import progress, say, say_json, table
-from reconciler.cli._validate import read_tests, read_tree
+from reconciler.cli._tree import read_tests, read_tree
 from reconciler.errors import ExitCode, InputError
 from reconciler.model import DesiredState, family_of
 from reconciler.reconcile import package_refs

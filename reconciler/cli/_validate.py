@@ -15,6 +15,7 @@ import click
 
 from reconciler import _documents, manifest, packages, plan
 from reconciler.cli._output import say, say_json
+from reconciler.cli._tree import read_file, read_tests, read_tree
 from reconciler.config import Guardrail, SecureConfig, SecureMode, parse_config, parse_tolerations
 from reconciler.errors import ConfigError, Diagnostic, ExitCode, InputError
 from reconciler.model import (
@@ -27,7 +28,6 @@ from reconciler.model import (
     Signer,
     Snapshot,
 )
-from reconciler.source import SourceLimits, name_problem
 from reconciler.status import clean
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def _folder(path: Path, report: Report) -> None:
 
 def _package_folder(path: Path, report: Report) -> None:
     name = str(path / PACKAGE_FILE)
-    parsed = manifest.parse_package(_read(path / PACKAGE_FILE), file=name)
+    parsed = manifest.parse_package(read_file(path / PACKAGE_FILE), file=name)
     report.packages += 1
     # Sources are checked where nothing was compiled yet; objects too as soon as they are there.
     if any((path / program.object).is_file() for program in parsed.programs):
@@ -127,7 +127,7 @@ def _package_folder(path: Path, report: Report) -> None:
 
 
 def _file(path: Path, report: Report) -> None:
-    data = _read(path, packages.MAX_ARCHIVE_BYTES)
+    data = read_file(path, packages.MAX_ARCHIVE_BYTES)
     if path.name.endswith(ARCHIVE) or data.startswith(GZIP):
         packages.open_archive(data, file=str(path))
         report.packages += 1
@@ -178,22 +178,10 @@ def _kind(data: bytes, file: str) -> object:
 def _named(name: str) -> bytes:
     # Who owns the file is a question for the host, not for whoever writes its configuration.
     try:
-        return _read(Path(name))
+        return read_file(Path(name))
     except InputError as error:
         (finding,) = error.diagnostics()
         raise ConfigError((replace(finding, message=f"{finding.message} ({name})"),)) from error
-
-
-def _read(path: Path, limit: int = 4 << 20) -> bytes:
-    try:
-        with path.open("rb") as file:
-            data = file.read(limit + 1)
-    except OSError as error:
-        message = f"expected a readable file, got an error: {error.strerror}"
-        raise InputError((Diagnostic(message=message, file=str(path)),)) from error
-    if len(data) > limit:
-        raise InputError((Diagnostic(message=f"expected at most {limit} bytes, got more", file=str(path)),))
-    return data
 
 
 # --- a work tree -------------------------------------------------------------------------------------------
@@ -210,10 +198,8 @@ def _work_tree(root: Path, report: Report) -> None:
         for member in chain.members
         if member.package.repository != "git"
     }
-    documents = _documents_by_chain(files)
     found: dict[PackageRef, Package | None] = {}
-    for chain in checked.chains:
-        document = documents[chain.file, chain.name]
+    for chain, document in zip(checked.chains, checked.documents, strict=True):
         for index, member in enumerate(chain.members):
             ref = member.package
             if ref.repository == "git" and ref not in found:
@@ -224,50 +210,6 @@ def _work_tree(root: Path, report: Report) -> None:
     report.packages += sum(package is not None for package in found.values())
     tests, unreadable = read_tests(root)
     report.findings += (*unreadable, *manifest.parse_tests(tests, checked.chains)[1])
-
-
-def read_tree(root: Path) -> tuple[dict[str, bytes], tuple[Diagnostic, ...]]:
-    """The manifests of a work tree by path, and what of it a host would refuse to read, as `source` would."""
-    paths = [root / manifest.REPOSITORY_FILE, *sorted((root / manifest.CHAINS_FOLDER).rglob("*"))]
-    return _read_files(root, paths)
-
-
-def read_tests(root: Path) -> tuple[dict[str, bytes], tuple[Diagnostic, ...]]:
-    """The packet tests of a work tree by path, and what of it cannot be read."""
-    below = (root / manifest.TESTS_FOLDER).rglob("*")
-    return _read_files(root, sorted(path for path in below if path.suffix in (".yaml", ".yml")))
-
-
-def _read_files(root: Path, paths: list[Path]) -> tuple[dict[str, bytes], tuple[Diagnostic, ...]]:
-    limits = SourceLimits()
-    files: dict[str, bytes] = {}
-    problems: list[Diagnostic] = []
-    for path in paths:
-        name = path.relative_to(root).as_posix()
-        problem = name_problem(path.name)
-        if problem is None and path.is_symlink():
-            problem = "expected a plain file (mode 100644), got a symbolic link"
-        if problem is not None:
-            problems.append(Diagnostic(message=problem, file=name))
-        elif path.is_file():
-            try:
-                files[name] = _read(path, limits.file_bytes)
-            except InputError as error:
-                problems += [finding.within(name) for finding in error.diagnostics()]
-    return files, tuple(problems)
-
-
-def _documents_by_chain(files: Mapping[str, bytes]) -> dict[tuple[str, str], _documents.Document]:
-    """Where each chain stands, by file and name: for findings that only a package can bring up."""
-    found: dict[tuple[str, str], _documents.Document] = {}
-    for name, data in files.items():
-        documents, _ = _documents.read_documents(data, file=name)
-        for document in documents:
-            value: Any = document.value
-            head = value.get("metadata") if isinstance(value, dict) else None
-            if isinstance(head, dict) and isinstance(head.get("name"), str):
-                found.setdefault((name, head["name"]), document)
-    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,7 +231,7 @@ def _package(root: Path, ref: PackageRef, place: _Place, report: Report) -> Pack
         report.findings.append(place.finding(message))
         return None
     try:
-        data = _read(path, packages.MAX_ARCHIVE_BYTES)
+        data = read_file(path, packages.MAX_ARCHIVE_BYTES)
         parsed, files = packages.open_archive(data, file=name)
     except InputError as error:
         report.findings += [finding if finding.file else finding.within(name) for finding in error.diagnostics()]

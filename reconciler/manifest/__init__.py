@@ -7,28 +7,44 @@ that program, whether it can honour that `proceedOn`) is checked in `plan`.
 
 from reconciler.manifest._chains import MAX_WAIT
 from reconciler.manifest._explain import KINDS, explain
+from reconciler.manifest._groups import HOSTS_FOLDER, Groups, parse_groups
 from reconciler.manifest._objects import check_package
 from reconciler.manifest._packages import parse_package
 from reconciler.manifest._packet_tests import TESTS_FOLDER, PacketTest, parse_tests
-from reconciler.manifest._parse import CHAINS_FOLDER, REPOSITORY_FILE, Validation, parse, parse_all
+from reconciler.manifest._parse import (
+    CHAINS_FOLDER,
+    REPOSITORY_FILE,
+    Known,
+    Validation,
+    desired_of,
+    parse,
+    parse_all,
+    state_digest,
+)
 from reconciler.manifest._select import hooks_meet, hosts_meet, interface_matches, selects
 
 __all__ = [
     "CHAINS_FOLDER",
+    "HOSTS_FOLDER",
     "KINDS",
     "MAX_WAIT",
     "REPOSITORY_FILE",
     "TESTS_FOLDER",
+    "Groups",
+    "Known",
     "PacketTest",
     "Validation",
     "check_package",
+    "desired_of",
     "explain",
     "hooks_meet",
     "hosts_meet",
     "interface_matches",
     "parse",
     "parse_all",
+    "parse_groups",
     "parse_package",
     "parse_tests",
     "selects",
+    "state_digest",
 ]

@@ -18,6 +18,7 @@ from reconciler.manifest._select import MAX_INTERFACE_NAME
 from reconciler.model import (
     FAMILIES,
     HOST_NETNS,
+    Acknowledgement,
     Chain,
     Health,
     Hook,
@@ -259,7 +260,17 @@ def _chain(document: Document, selector: HostSelector) -> Chain:
         state_scope=StateScope(spec.get("stateScope", "chain")),
         health=_checks(spec.get("health", {})),
         file=document.file,
+        acknowledge=acknowledgements(spec),
     )
+
+
+def acknowledgements(spec: Fields) -> tuple[Acknowledgement, ...]:
+    """`spec.acknowledge` of a document without findings."""
+    given = (
+        Acknowledgement(finding=each["finding"], why=each["why"], until=each["until"])
+        for each in spec.get("acknowledge", [])
+    )
+    return tuple(sorted(given, key=lambda each: (each.finding, each.until, each.why)))
 
 
 def _xdp_hook(fields: Fields) -> Hook:

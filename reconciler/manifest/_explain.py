@@ -9,7 +9,7 @@ import textwrap
 from reconciler._documents import Field, fields_of
 from reconciler.errors import InputError
 
-KINDS = ("Repository", "Chain", "Package", "PacketTest", "Config", "Tolerations")
+KINDS = ("Repository", "Chain", "HostGroup", "Package", "PacketTest", "Config", "Tolerations")
 _WIDTH = 80
 
 

@@ -73,7 +73,30 @@ def _check_rules(document: Document, spec: Fields) -> tuple[Diagnostic, ...]:
         if "stateVersion" in item and item["role"] != "state":
             message = f"expected stateVersion for maps of role state only, got one for role {item['role']}; remove it"
             findings.append(document.finding(message, f"/spec/maps/{index}/stateVersion"))
+        findings += _check_meaning(
+            document, item, f"/spec/maps/{index}", {each["name"] for each in spec.get("params", [])}
+        )
     return tuple(findings)
+
+
+def _check_meaning(document: Document, item: Fields, pointer: str, params: set[str]) -> list[Diagnostic]:
+    """What a map says for reviews must hang together: nobody can ask its author when a review is read."""
+    findings = []
+    meaning = item.get("meaning")
+    for field, wanted in (("verdicts", "verdict"), ("weakens", "limit"), ("zeroIs", "limit")):
+        if field in item and meaning != wanted:
+            message = f"expected {field} with meaning {wanted} only, got it with {show(meaning)}; remove it"
+            findings.append(document.finding(message, f"{pointer}/{field}"))
+    if meaning == "verdict" and not item.get("verdicts"):
+        message = "expected verdicts with meaning verdict, got none; say which values allow and which deny"
+        findings.append(document.finding(message, f"{pointer}/meaning"))
+    if "meaning" in item and item["role"] != "config":
+        message = f"expected a meaning for maps of role config only, got one for role {item['role']}; remove it"
+        findings.append(document.finding(message, f"{pointer}/meaning"))
+    if item.get("zeroIs", None) is not None and item["zeroIs"] not in params:
+        message = f"expected a parameter of this package, got {show(item['zeroIs'])}"
+        findings.append(document.finding(message, f"{pointer}/zeroIs"))
+    return findings
 
 
 def _check_program(document: Document, program: Fields, pointer: str) -> list[Diagnostic]:
@@ -159,6 +182,11 @@ def _map(fields: Fields) -> MapSpec:
         key_format=fields.get("keyFormat"),
         value_format=fields.get("valueFormat"),
         meaning=fields.get("meaning"),
+        key=fields.get("key"),
+        key_fields=dict(sorted(fields.get("keyFields", {}).items())),
+        verdicts=dict(sorted(fields.get("verdicts", {}).items())),
+        weakens=fields.get("weakens"),
+        zero_is=fields.get("zeroIs"),
         description=fields.get("description", ""),
     )
 
@@ -172,5 +200,8 @@ def _param(fields: Fields) -> ParamSpec:
         default=fields.get("default"),
         minimum=fields.get("minimum"),
         maximum=fields.get("maximum"),
+        meaning=fields.get("meaning"),
+        kind=fields.get("kind"),
         weakens=fields.get("weakens"),
+        verdicts=dict(sorted(fields.get("verdicts", {}).items())),
     )

@@ -12,17 +12,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from reconciler import _documents
 from reconciler._documents import Effort, EffortError
 from reconciler.errors import Diagnostic, ManifestError
-from reconciler.manifest._chains import ReadChain, check_head, read_chain
+from reconciler.manifest._chains import ReadChain, acknowledgements, check_head, read_chain
 from reconciler.manifest._select import hooks_meet, hosts_meet, selects
-from reconciler.model import MAX_CHAIN_MEMBERS, Chain, DesiredState, HookKind, HostFacts
+from reconciler.model import MAX_CHAIN_MEMBERS, Chain, DesiredState, HookKind, HostFacts, digest_of, to_builtins
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    from reconciler._documents import Document
+    from reconciler.model import Acknowledgement
 
 REPOSITORY_FILE = "reconciler.yaml"
 CHAINS_FOLDER = "chains/"
@@ -47,12 +50,16 @@ class Validation:
     Attributes:
         repository: its name, None when it cannot be read.
         chains: all that have no findings of their own, in the order of files and documents.
+        documents: that of each chain, for findings that only a package or another commit can bring up.
+        acknowledge: what is accepted about no chain in particular.
     """
 
     findings: tuple[Diagnostic, ...]
     repository: str | None
     allow_empty: bool
     chains: tuple[Chain, ...]
+    documents: tuple[Document, ...] = ()
+    acknowledge: tuple[Acknowledgement, ...] = ()
 
 
 @dataclass(slots=True)
@@ -66,6 +73,9 @@ class _File:
 
     def selects(self, host: HostFacts) -> bool:
         return any(chain.selector is not None and selects(chain.selector, host) for chain in self.chains)
+
+
+Known: TypeAlias = "dict[tuple[str, bytes], _File]"
 
 
 def parse(
@@ -91,7 +101,7 @@ def parse(
     """
     read = _read_files(files, problems)
     findings = _everywhere(problems, previous or {})
-    name, allow_empty, repository_findings = _read_repository(files, problems)
+    about, repository_findings = _read_repository(files, problems)
     findings += repository_findings
     before = None if previous is None else _Before(previous, previous_problems, host)
     for path, file in read.items():
@@ -99,45 +109,76 @@ def parse(
             findings += file.findings
     mine = [chain for chain in _chains(read) if selects(chain.chain.hosts, host)]
     findings += _conflicts(mine, one_host=True)
-    findings += _empty(read, allow_empty=allow_empty)
-    if findings or name is None:
+    findings += _empty(read, allow_empty=about.allow_empty)
+    if findings or about.name is None:
         raise ManifestError(tuple(findings))
+    return desired_of(about.name, (chain.chain for chain in mine), allow_empty=about.allow_empty)
+
+
+def desired_of(repository: str, chains: Iterable[Chain], *, allow_empty: bool) -> DesiredState:
+    """The desired state of one host that `chains` select, in canonical order."""
     kinds = list(HookKind)
-    chains = sorted((chain.chain for chain in mine), key=lambda c: (kinds.index(c.hook.kind), c.priority, c.name))
-    return DesiredState(repository=name, chains=tuple(chains), allow_empty=allow_empty)
+    ordered = sorted(chains, key=lambda c: (kinds.index(c.hook.kind), c.priority, c.name))
+    return DesiredState(repository=repository, chains=tuple(ordered), allow_empty=allow_empty)
 
 
-def parse_all(files: Mapping[str, bytes], *, problems: tuple[Diagnostic, ...] = ()) -> Validation:
-    """The repository for every host, with every finding; what `validate` shows."""
-    read = _read_files(files, problems)
-    name, allow_empty, findings = _read_repository(files, problems)
+def state_digest(desired: DesiredState) -> str:
+    """Of the canonical desired state of one host: globs unexpanded, nothing that is for people only."""
+    plain = to_builtins(desired)
+    for chain in plain["chains"]:
+        chain["file"] = ""
+        del chain["acknowledge"]
+    return digest_of(plain)
+
+
+def parse_all(
+    files: Mapping[str, bytes], *, problems: tuple[Diagnostic, ...] = (), known: Known | None = None
+) -> Validation:
+    """The repository for every host, with every finding; what `validate` shows.
+
+    Args:
+        files: as for `parse`.
+        problems: as for `parse`.
+        known: files that were read before, by path and content; what is read now is added. Reading is what takes time.
+    """
+    read = _read_files(files, problems, known)
+    about, findings = _read_repository(files, problems)
     findings += _everywhere(problems, {})
     for file in read.values():
         findings += file.findings
     chains = list(_chains(read))
     findings += _conflicts(chains, one_host=False)
-    findings += _empty(read, allow_empty=allow_empty)
+    findings += _empty(read, allow_empty=about.allow_empty)
     return Validation(
         findings=tuple(findings),
-        repository=name,
-        allow_empty=allow_empty,
+        repository=about.name,
+        allow_empty=about.allow_empty,
         chains=tuple(chain.chain for chain in chains),
+        documents=tuple(chain.source.document for chain in chains),
+        acknowledge=about.acknowledge,
     )
 
 
 # --- files -------------------------------------------------------------------------------------------------
 
 
-def _read_repository(
-    files: Mapping[str, bytes], problems: tuple[Diagnostic, ...]
-) -> tuple[str | None, bool, list[Diagnostic]]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _About:
+    """`reconciler.yaml`; `name` is None when it cannot be read."""
+
+    name: str | None = None
+    allow_empty: bool = False
+    acknowledge: tuple[Acknowledgement, ...] = ()
+
+
+def _read_repository(files: Mapping[str, bytes], problems: tuple[Diagnostic, ...]) -> tuple[_About, list[Diagnostic]]:
     findings = [problem for problem in problems if problem.file == REPOSITORY_FILE]
     data = files.get(REPOSITORY_FILE)
     if data is None:
         if not findings:
             message = "expected a document of kind Repository, got no such file; `reconciler init` writes one"
             findings.append(Diagnostic(message=message, file=REPOSITORY_FILE))
-        return None, False, findings
+        return _About(), findings
     documents, read_findings = _documents.read_documents(data, file=REPOSITORY_FILE)
     findings += read_findings
     for document in documents[1:]:
@@ -145,19 +186,28 @@ def _read_repository(
     for document in documents[:1]:
         findings += check_head(document, "Repository") or _documents.validate(document, "Repository")
     if findings:
-        return None, False, findings
+        return _About(), findings
     value: Any = documents[0].value
-    return value["metadata"]["name"], value.get("spec", {}).get("allowEmpty", False), findings
+    spec = value.get("spec", {})
+    name, allow_empty = value["metadata"]["name"], spec.get("allowEmpty", False)
+    return _About(name=name, allow_empty=allow_empty, acknowledge=acknowledgements(spec)), findings
 
 
-def _read_files(files: Mapping[str, bytes], problems: tuple[Diagnostic, ...]) -> dict[str, _File]:
+def _read_files(
+    files: Mapping[str, bytes], problems: tuple[Diagnostic, ...], known: Known | None = None
+) -> dict[str, _File]:
     """Every file below chains/, by path in order, also those that only a problem tells of."""
-    read = {path: _read_file(path, files[path]) for path in files if _is_manifest(path)}
+    known = {} if known is None else known
+    read: dict[str, _File] = {}
+    for path in filter(_is_manifest, files):
+        key = (path, files[path])
+        file = known.get(key) or _read_file(path, files[path])
+        read[path] = known[key] = file
     for problem in problems:
         if problem.file is not None and _is_manifest(problem.file):
-            file = read.setdefault(problem.file, _File())
-            file.findings.append(problem)
-            file.readable = False
+            file = read.get(problem.file, _File())
+            # Not in place: the same bytes may be known from another tree, which has no such problem.
+            read[problem.file] = _File(findings=[*file.findings, problem], chains=file.chains, readable=False)
     return dict(sorted(read.items()))
 
 

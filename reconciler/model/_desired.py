@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from reconciler.model._fleet import Acknowledgement
+
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
 MAX_CHAIN_MEMBERS = 33
@@ -215,6 +217,7 @@ class Chain:
     Attributes:
         priority: chains on the same hook run lower first; equal is an error.
         file: path in the repository, for messages; no part of the state digest.
+        acknowledge: findings of a review that somebody accepts; no part of the state digest either.
     """
 
     name: str
@@ -226,6 +229,7 @@ class Chain:
     state_scope: StateScope = StateScope.CHAIN
     health: Health = field(default_factory=Health)
     file: str = ""
+    acknowledge: tuple[Acknowledgement, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,11 +5,16 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
 
 from reconciler.model._desired import HookKind, Json, PackageRef
 from reconciler.model._families import ProgramType
+
+Meaning: TypeAlias = Literal["allow", "deny", "limit", "verdict"]
+KeyKind: TypeAlias = Literal["cidr", "port", "protocol"]
+Effect: TypeAlias = Literal["allow", "deny"]
+Direction: TypeAlias = Literal["higher", "lower"]
 
 
 class MapRole(enum.StrEnum):
@@ -55,7 +60,11 @@ class MapSpec:
         state_version: raised by the author when the meaning (not the layout) of a state map changes.
         key_format: hint for `elf.encode` ("cidr", "port-be", ...), or None to infer from BTF.
         value_format: likewise.
-        meaning: what entries mean for a reviewer, e.g. "deny"; free of effect here.
+        meaning: what an entry does to the packets that its key names; None: not said. For reviews only, like the rest.
+        key: what the key is; for a struct, `key_fields` says it of members.
+        verdicts: value to what it does, for meaning "verdict".
+        weakens: which direction of the value lets more packets through, for meaning "limit".
+        zero_is: the parameter that stands in where a value is 0.
     """
 
     name: str
@@ -63,7 +72,12 @@ class MapSpec:
     state_version: int = 1
     key_format: str | None = None
     value_format: str | None = None
-    meaning: str | None = None
+    meaning: Meaning | None = None
+    key: KeyKind | None = None
+    key_fields: Mapping[str, KeyKind] = field(default_factory=dict)
+    verdicts: Mapping[str, Effect] = field(default_factory=dict)
+    weakens: Direction | None = None
+    zero_is: str | None = None
     description: str = ""
 
 
@@ -74,7 +88,10 @@ class ParamSpec:
     Attributes:
         format: hint for `elf.encode`, or None.
         default: None means that the object's own initial value stands.
+        meaning: what the value does to the packets that it names, None: not said.
+        kind: what the value is.
         weakens: which direction lets more packets through, None when neither.
+        verdicts: value to what it does.
     """
 
     name: str
@@ -84,7 +101,10 @@ class ParamSpec:
     default: Json = None
     minimum: int | None = None
     maximum: int | None = None
-    weakens: Literal["higher", "lower"] | None = None
+    meaning: Meaning | None = None
+    kind: KeyKind | None = None
+    weakens: Direction | None = None
+    verdicts: Mapping[str, Effect] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

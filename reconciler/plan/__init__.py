@@ -10,15 +10,17 @@ touches it. Planning the state that an executed plan left gives no steps (tests/
 from __future__ import annotations
 
 from reconciler.plan._alone import alone
-from reconciler.plan._generations import verdicts
+from reconciler.plan._generations import Content, compile_chains, verdicts
 from reconciler.plan._make import PlanInput, make, make_teardown, required_namespaces
 from reconciler.plan._observed import Current, Observed, observe, our_filter
 
 __all__ = [
+    "Content",
     "Current",
     "Observed",
     "PlanInput",
     "alone",
+    "compile_chains",
     "make",
     "make_teardown",
     "observe",

@@ -124,3 +124,32 @@ def tolerates(rule: Toleration, point: HookPoint, attachment: Attachment, progra
 
 def _matches(glob: str, text: str) -> bool:
     return parse_glob(glob).matches(text)
+
+
+# --- identities of signers -----------------------------------------------------------------------------------
+
+
+def matches_identity(pattern: str, identity: str) -> bool:
+    """Whether an identity is the one of a rule; `*` stands for anything but "/", and all of it must match.
+
+    Linear in both lengths: who signs chooses the identity, and must not choose the time this takes.
+    """
+    wanted, got = pattern.split("/"), identity.split("/")
+    return len(wanted) == len(got) and all(map(_matches_segment, wanted, got))
+
+
+def _matches_segment(pattern: str, text: str) -> bool:
+    first, *others = pattern.split("*")
+    if not others:
+        return text == first
+    *middle, last = others
+    if len(text) < len(first) + len(last) or not (text.startswith(first) and text.endswith(last)):
+        return False
+    place, end = len(first), len(text) - len(last)
+    for part in middle:
+        # Leftmost is best: it leaves the most for the parts that follow.
+        found = text.find(part, place, end)
+        if found < 0:
+            return False
+        place = found + len(part)
+    return True

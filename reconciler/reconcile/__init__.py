@@ -5,7 +5,7 @@ The orchestration and nothing else: it decides what is wanted (the advertised co
 the core plan it, lets `apply` do it, and records the outcome. Retries are decided by an error's `disposition` alone.
 """
 
-from reconciler.reconcile._candidate import context_digest, judge, last_good, package_refs, state_digest
+from reconciler.reconcile._candidate import context_digest, judge, last_good, package_refs
 from reconciler.reconcile._loop import Agent, Schedule, answer_of, phase_of
 from reconciler.reconcile._operations import accept, resume, suspend, teardown
 from reconciler.reconcile._parts import Clock, PackageSource, Parts, PassResult, Request, Wanted
@@ -29,7 +29,6 @@ __all__ = [
     "package_refs",
     "phase_of",
     "resume",
-    "state_digest",
     "suspend",
     "teardown",
 ]

@@ -8,7 +8,6 @@ quarantine → packages. Nothing is adopted before all of it held; a refusal cha
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from reconciler import manifest, trust
@@ -51,12 +50,6 @@ def context_digest(parts: Parts) -> str:
             "kernel": parts.kernel_release,
         }
     )
-
-
-def state_digest(desired: DesiredState) -> str:
-    """Of the canonical desired state of one host: globs unexpanded, no file names, order given by the core."""
-    chains = tuple(replace(chain, file="") for chain in desired.chains)
-    return digest_of(replace(desired, chains=chains))
 
 
 def judge(parts: Parts, head: str, record: SourceRecord, control: ControlRecord, notes: Notes) -> Wanted:
@@ -162,7 +155,7 @@ def _read(parts: Parts, commit: str, record: SourceRecord) -> ReadCommit:
     read = ReadCommit(
         commit=commit,
         desired=desired,
-        state_digest=state_digest(desired),
+        state_digest=manifest.state_digest(desired),
         subject=clean(info.subject, 120),
         author_time=info.time,
         blobs=checkout.blobs,
@@ -298,5 +291,4 @@ __all__ = [
     "last_good",
     "package_refs",
     "read_commit",
-    "state_digest",
 ]

@@ -8,6 +8,7 @@ that is handed out); who signed it is the business of `trust`, and whether it ma
 
 from __future__ import annotations
 
+from reconciler.source._clone import Clone, Merge
 from reconciler.source._git import MINIMUM_GIT
 from reconciler.source._source import Source, open_source
 from reconciler.source._tree import name_problem
@@ -30,8 +31,10 @@ __all__ = [
     "Ancestry",
     "BlobReader",
     "Checkout",
+    "Clone",
     "CommitInfo",
     "Mark",
+    "Merge",
     "RemoteUrl",
     "Source",
     "SourceAuth",

@@ -147,8 +147,10 @@ class Remote:
 class GitRunner:
     """Starts git commands on one bare repository, and ends them."""
 
-    def __init__(self, git_dir: Path) -> None:
+    def __init__(self, git_dir: Path, environment: Mapping[str, str] | None = None) -> None:
+        """`environment` is added to `ENVIRONMENT`, for example where new objects go."""
         self._git_dir = git_dir
+        self._environment = dict(environment or {})
         self._running: dict[int, subprocess.Popen[bytes]] = {}
         self._lock = threading.Lock()
         self._cancelled = threading.Event()
@@ -214,7 +216,7 @@ class GitRunner:
         return tuple(int(number) for number in numbers if number.isdigit())
 
     def _command(self, arguments: Sequence[str], remote: Remote | None, inherited: Mapping[str, int]) -> list[str]:
-        environment = dict(ENVIRONMENT)
+        environment = ENVIRONMENT | self._environment
         options = list(OPTIONS)
         prefix: list[str] = []
         if remote is None:

@@ -69,8 +69,11 @@ class TreeReader:
         self._limits = limits
         self._root = root
 
-    def manifests(self) -> tuple[dict[str, bytes], tuple[Diagnostic, ...]]:
+    def manifests(self, folders: tuple[str, ...] = (CHAINS,)) -> tuple[dict[str, bytes], tuple[Diagnostic, ...]]:
         """The manifests by path, in order of paths, and what could not be taken.
+
+        Args:
+            folders: at the root, of which everything is taken.
 
         Raises:
             SourceError: an object is missing or damaged.
@@ -83,11 +86,13 @@ class TreeReader:
                 blobs[ROOT_FILE] = entry.id
             else:
                 findings.add(ROOT_FILE, _wrong_mode(entry.mode))
-        if (entry := top.get(CHAINS.encode())) is not None:
+        for folder in folders:
+            if (entry := top.get(folder.encode())) is None:
+                continue
             if entry.mode == MODE_TREE:
-                self._walk(entry.id, blobs, findings)
+                self._walk(folder, entry.id, blobs, findings)
             else:
-                findings.add(CHAINS, f"expected a directory, got {MODES.get(entry.mode, f'mode {entry.mode}')}")
+                findings.add(folder, f"expected a directory, got {MODES.get(entry.mode, f'mode {entry.mode}')}")
         files = self._load(blobs, findings)
         return files, findings.all()
 
@@ -125,10 +130,10 @@ class TreeReader:
         content = self._objects.one(oid, "tree", self._limits.tree_bytes)
         return parse_tree(content, len(oid), lambda: _no_tree(oid))
 
-    def _walk(self, root: str, blobs: dict[str, str], findings: _Findings) -> None:
+    def _walk(self, folder: str, root: str, blobs: dict[str, str], findings: _Findings) -> None:
         # Level by level, so that one round of questions answers a whole level; the number of entries is limited
         # over all levels, because a tree may name the same subtree many times (2^depth files from few bytes).
-        level = [(CHAINS, root)]
+        level = [(folder, root)]
         entries = 0
         for _ in range(self._limits.depth):
             oids = sorted({oid for _, oid in level})
@@ -137,7 +142,7 @@ class TreeReader:
             for path, oid in level:
                 entries += len(trees[oid])
                 if entries > self._limits.files:
-                    findings.add(CHAINS, f"expected at most {self._limits.files} files and directories, got more")
+                    findings.add(folder, f"expected at most {self._limits.files} files and directories, got more")
                     return
                 self._take(path, trees[oid], blobs, below, findings)
             level = below

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from reconciler.trust._bundles import check_revoked, matches_identity, verify_package
+from reconciler.trust._bundles import check_revoked, claimed_signer, verify_package
 from reconciler.trust._commits import verify_commit
 from reconciler.trust._format import MAX_BUNDLE_BYTES
 from reconciler.trust._keys import fingerprint, load_public_key, sign
@@ -12,9 +12,9 @@ from reconciler.trust._roots import trust_root_end
 __all__ = [
     "MAX_BUNDLE_BYTES",
     "check_revoked",
+    "claimed_signer",
     "fingerprint",
     "load_public_key",
-    "matches_identity",
     "sign",
     "trust_root_end",
     "verify_commit",

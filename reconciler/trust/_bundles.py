@@ -29,6 +29,7 @@ from reconciler._documents import parse_glob
 from reconciler.config.signers import IdentityRule, KeyRule, Revoked, SignerRule
 from reconciler.errors import IdentityError, ReconcilerError, SignatureError, TrustError
 from reconciler.model import Signer
+from reconciler.policy import matches_identity
 from reconciler.trust._format import Bundle, read_bundle
 from reconciler.trust._keys import fingerprint, is_signature, key_der, load_public_key
 
@@ -83,6 +84,24 @@ def verify_package(
     if not keys:
         raise IdentityError(f"expected a signature by a certificate ({names}), got one by a key")
     return _by_key(parsed, artifact, rules=keys, roots=roots, now=now)
+
+
+def claimed_signer(bundle: bytes) -> Signer:
+    """Who a bundle says signed it. Nothing is verified: for reviews, where nobody is trusted and nothing is loaded.
+
+    Raises:
+        SignatureError: it is no bundle, or says nothing.
+    """
+    with _hostile("the bundle"):
+        parsed = read_bundle(bundle)
+        if parsed.certificate:
+            from reconciler.trust._identity import claimed  # noqa: PLC0415 - only bundles with certificates need it
+
+            who = claimed(parsed)
+            return Signer(name="claimed", identity=who.identity, issuer=who.issuer)
+        if parsed.hint is None:
+            raise SignatureError("expected a bundle that names its key, got one without a hint")
+        return Signer(name="claimed", identity=parsed.hint, issuer="key")
 
 
 def check_revoked(revoked: Revoked, *, digest: str, signer: Signer | None = None) -> str | None:
@@ -203,32 +222,6 @@ def _by_certificate(
         # A valid signature by somebody says more than that other roots do not know it.
         refusal = IdentityError(f"expected a signer whom a rule allows ({rule_names}), got {got}")
     raise refusal or SignatureError("expected a certificate under a trusted root, got none")
-
-
-def matches_identity(pattern: str, identity: str) -> bool:
-    """Whether an identity is the one of a rule; `*` stands for anything but "/", and all of it must match.
-
-    Linear in both lengths: who signs chooses the identity, and must not choose the time this takes.
-    """
-    wanted, got = pattern.split("/"), identity.split("/")
-    return len(wanted) == len(got) and all(map(_matches_segment, wanted, got))
-
-
-def _matches_segment(pattern: str, text: str) -> bool:
-    first, *others = pattern.split("*")
-    if not others:
-        return text == first
-    *middle, last = others
-    if len(text) < len(first) + len(last) or not (text.startswith(first) and text.endswith(last)):
-        return False
-    place, end = len(first), len(text) - len(last)
-    for part in middle:
-        # Leftmost is best: it leaves the most for the parts that follow.
-        found = text.find(part, place, end)
-        if found < 0:
-            return False
-        place = found + len(part)
-    return True
 
 
 # --- shared ------------------------------------------------------------------------------------------------

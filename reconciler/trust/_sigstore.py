@@ -11,12 +11,9 @@ from __future__ import annotations
 
 import base64
 import json
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
-from cryptography import x509
-from cryptography.hazmat import asn1
 from cryptography.hazmat.primitives import serialization
 from rfc3161_client import VerificationError as TimestampError
 from rfc3161_client import VerifierBuilder, decode_timestamp_response
@@ -31,26 +28,16 @@ from sigstore_models.common.v1 import HashAlgorithm
 from sigstore_models.trustroot.v1 import TrustedRoot as RootModel
 
 from reconciler.errors import SignatureError
+from reconciler.trust._identity import Certified, certified
 from reconciler.trust._roots import KEY_KINDS, root_at
 
 if TYPE_CHECKING:
+    from cryptography import x509
+
     from reconciler.trust._format import Bundle, Fields
 
 CLOCK_SKEW: Final = timedelta(minutes=5)
 """How far a verified signing time may lie ahead of this host's clock."""
-
-_ISSUER_V1: Final = x509.ObjectIdentifier("1.3.6.1.4.1.57264.1.1")
-_ISSUER_V2: Final = x509.ObjectIdentifier("1.3.6.1.4.1.57264.1.8")
-_USERNAME: Final = x509.ObjectIdentifier("1.3.6.1.4.1.57264.1.7")
-"""Fulcio's extensions and its kind of name (fulcio, docs/oid-info.md)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Certified:
-    """Who a verified certificate says signed."""
-
-    identity: str
-    issuer: str
 
 
 def verify_certificate(bundle: Bundle, root: bytes, *, digest: bytes, now: datetime) -> Certified:
@@ -68,7 +55,7 @@ def verify_certificate(bundle: Bundle, root: bytes, *, digest: bytes, now: datet
         raise SignatureError(f"not valid under the trusted root: {error}") from error
     for stamp in bundle.timestamps:
         _stamp_time(stamp, bundle.signature, trusted)  # sigstore is content with one good one among bad ones
-    return _certified(parsed.signing_certificate)
+    return certified(parsed.signing_certificate)
 
 
 class _AnyIdentity:
@@ -178,24 +165,3 @@ def _check_body(entry: Fields, *, signature: bytes, key: bytes, digest: bytes) -
 def _der(pem: bytes) -> bytes:
     key = serialization.load_pem_public_key(pem)
     return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-
-
-def _certified(certificate: x509.Certificate) -> Certified:
-    names = list(certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
-    if len(names) != 1:
-        raise SignatureError(f"expected one name in the certificate, got {len(names)}")
-    match names[0]:
-        case x509.RFC822Name(value=identity) | x509.UniformResourceIdentifier(value=identity):
-            pass
-        case x509.OtherName(type_id=kind, value=value) if kind == _USERNAME:
-            identity = asn1.decode_der(str, value)
-        case other:
-            raise SignatureError(f"expected an e-mail address or URI in the certificate, got a {type(other).__name__}")
-    issuers = {
-        each.value.value.decode() if each.oid == _ISSUER_V1 else asn1.decode_der(str, each.value.value)
-        for each in certificate.extensions
-        if each.oid in (_ISSUER_V1, _ISSUER_V2) and isinstance(each.value, x509.UnrecognizedExtension)
-    }
-    if len(issuers) != 1:
-        raise SignatureError(f"expected one issuer in the certificate, got {len(issuers)}")
-    return Certified(identity=identity, issuer=issuers.pop())

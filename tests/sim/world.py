@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from reconciler import apply, manifest, plan
 from reconciler.config import Guardrail, SecureConfig, SecureMode
 from reconciler.kernel import Scope
+from reconciler.manifest import state_digest
 from reconciler.model import (
     Chain,
     DesiredState,
@@ -27,7 +28,6 @@ from reconciler.model import (
     TcHook,
     XdpHook,
 )
-from reconciler.reconcile import state_digest
 from reconciler.state import recover
 from tests.sim.fake_kernel import FakeKernel
 

@@ -139,7 +139,11 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("a check of a number", {"health": {"tcp": [{"connect": 1}]}}, "expected text, got the number 1; put it in quotes"),
     ("a check of a long text", {"health": {"tcp": [{"connect": "1" * 65}]}}, "expected at most 64 characters, got 65"),
     ("an unknown field", {"prio": 1}, "expected a known field, got 'prio'; did you mean 'priority'? (at /spec/prio)"),
-    ("an unknown field like none", {"zzz": 1}, "expected a known field, got 'zzz'; known here: health, hook, hosts,"),
+    (
+        "an unknown field like none",
+        {"zzz": 1},
+        "expected a known field, got 'zzz'; known here: acknowledge, health, hook, hosts,",
+    ),
     ("a priority as text", {"priority": "1"}, "expected an integer, got the text '1' (at /spec/priority)"),
     ("a priority with a point", {"priority": 1.0}, "expected an integer, got the number 1.0 (at /spec/priority)"),
     ("a priority that is true", {"priority": True}, "expected an integer, got true (at /spec/priority)"),

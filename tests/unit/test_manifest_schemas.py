@@ -157,6 +157,8 @@ def test_the_example_of_a_schema_is_accepted(kind: str) -> None:
     (example,) = schema_of(kind)["examples"]
     data = json.dumps(example).encode()
     match kind:
+        case "HostGroup":
+            assert manifest.parse_groups({"hosts/a.yaml": data}).groups
         case "Chain":
             host = HostFacts(name="edge-1", labels={"role": "edge"})
             assert manifest.parse({"reconciler.yaml": REPOSITORY, "chains/a.yaml": data}, host=host).chains
@@ -238,7 +240,10 @@ def test_a_stale_page_is_named_and_written(tmp_path: Path, monkeypatch: Any, cap
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs/manifests.md").write_text("old")
     assert generate_docs.main(["--check"]) == 1
-    assert "got older ones: docs/manifests.md, docs/configuration.md; run `make docs`" in capsys.readouterr().out
+    assert (
+        "got older ones: docs/manifests.md, docs/configuration.md, docs/findings.md; run `make docs`"
+        in capsys.readouterr().out
+    )
     assert generate_docs.main([]) == 0
     assert generate_docs.main(["--check"]) == 0
 
@@ -287,7 +292,7 @@ def test_explain_finds_a_field_by_the_end_of_its_path() -> None:
         ),
         (
             "",
-            "expected a field such as chain.spec.hook, got ''; kinds are Repository, Chain, Package, ",
+            "expected a field such as chain.spec.hook, got ''; kinds are Repository, Chain, HostGroup, Package, ",
         ),
         ("qqqqqqqq", "got 'qqqqqqqq'; kinds are"),
         (

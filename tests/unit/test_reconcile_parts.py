@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from reconciler.config import KeyRule, Trust
 from reconciler.errors import Disposition
+from reconciler.manifest import state_digest
 from reconciler.model import Drain, StepFailure
-from reconciler.reconcile import Schedule, package_refs, phase_of, state_digest
+from reconciler.reconcile import Schedule, package_refs, phase_of
 from reconciler.reconcile import _loop as loop
 from reconciler.reconcile._candidate import failure_error, nearest_expiry
 from tests.sim.world import desired, member, xdp_chain

@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verb review: what a change does, for whom, and what gets weaker. No privileges, network, host or kernel."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
+
+import click
+
+from reconciler import packages, trust
+from reconciler import review as reviews
+from reconciler.cli._output import say
+from reconciler.cli._tree import read_tree
+from reconciler.errors import ExitCode, InputError, PackageError, SourceError, TrustError
+from reconciler.source import Clone
+
+if TYPE_CHECKING:
+    from reconciler.cli import Context
+    from reconciler.model import PackageRef, Signer
+    from reconciler.source import BlobReader
+
+COLOURS: Final = {
+    reviews.Severity.HIGH: "red",
+    reviews.Severity.MEDIUM: "yellow",
+    reviews.Severity.LOW: "cyan",
+    reviews.Severity.INFO: None,
+}
+SEVERITIES: Final = [severity.value for severity in reviews.Severity]
+DATE: Final = "%Y-%m-%d"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sides:
+    """Both sides as bytes, and where their packages are read."""
+
+    base: reviews.Tree
+    head: reviews.Tree
+    blobs: tuple[BlobReader, BlobReader] = field(repr=False)
+    kind: reviews.Kind
+    problem: str | None = None
+
+
+@click.command()
+@click.argument("base", default="HEAD")
+@click.argument("head", default=None, required=False)
+@click.option("--worktree", is_flag=True, help="Review the files of the work tree instead of a commit.")
+@click.option(
+    "--repository", "folder", type=click.Path(path_type=Path), default=Path(), help="The clone.  [default: .]"
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["table", "json", "markdown", "sarif"]),
+    help="What is printed.  [default: table]",
+)
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write JSON to this file.")
+@click.option("--markdown", "markdown_file", type=click.Path(path_type=Path), help="Also write a comment to this file.")
+@click.option("--sarif", "sarif_file", type=click.Path(path_type=Path), help="Also write SARIF to this file.")
+@click.option("--fail-on", type=click.Choice(SEVERITIES), help="Exit 2 if a finding is at least so severe.")
+@click.option("--now", type=click.DateTime([DATE]), help="Date for acknowledgements.  [default: today, UTC]")
+@click.pass_obj
+def review(  # noqa: PLR0913 - one for each option
+    context: Context,
+    *,
+    base: str,
+    head: str | None,
+    worktree: bool,
+    folder: Path,
+    output: Literal["table", "json", "markdown", "sarif"] | None,
+    json_file: Path | None,
+    markdown_file: Path | None,
+    sarif_file: Path | None,
+    fail_on: str | None,
+    now: datetime | None,
+) -> int:
+    """What merging HEAD into BASE changes: for which hosts, on which hooks, and what gets weaker.
+
+    Exit 0 whenever a review was made; 2 only with --fail-on; 1 when none could be made.
+    """
+    if worktree and head is not None:
+        raise click.UsageError("expected either HEAD or --worktree, got both")
+    if not worktree and head is None:
+        raise click.UsageError("expected two commits, BASE and HEAD, or --worktree")
+    date = (now or datetime.now(UTC)).strftime(DATE)
+    with Clone(folder) as clone:
+        sides = _worktree(clone, folder, base) if head is None else _commits(clone, base, head)
+        reading = reviews.read(sides.base, sides.head)
+        reader = _PackageReader()
+        looked = tuple(
+            {ref: found for ref in refs if (found := reader.read(ref, blobs)) is not None}
+            for refs, blobs in zip(reading.refs, sides.blobs, strict=True)
+        )
+        made = reviews.make(reading, (looked[0], looked[1]), kind=sides.kind, now=date, problem=sides.problem)
+    texts = {
+        "json": lambda: reviews.to_json(made),
+        "markdown": lambda: reviews.render_markdown(made),
+        "sarif": lambda: reviews.to_json_text(reviews.render_sarif(made, version=metadata.version("ebpf-reconciler"))),
+    }
+    for name, file in (("json", json_file), ("markdown", markdown_file), ("sarif", sarif_file)):
+        if file is not None:
+            _write(file, texts[name]())
+    chosen = output or context.output
+    if chosen == "table":
+        for line, severity in reviews.render_text(made):
+            say(click.style(line, fg=COLOURS[severity]) if severity is not None else line)
+    else:
+        click.echo(texts[chosen](), nl=False)
+    worst = made.worst
+    if fail_on is not None and worst is not None and worst.rank <= reviews.Severity(fail_on).rank:
+        return ExitCode.CHANGES
+    return ExitCode.OK
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: expected to write it: {error.strerror}") from error
+
+
+# --- the two sides -----------------------------------------------------------------------------------------
+
+
+def _commits(clone: Clone, base: str, head: str) -> _Sides:
+    old, new = clone.resolve(base), clone.resolve(head)
+    merge = clone.merge(old, new)
+    if merge.tree is None:
+        # What would be merged is not known, so the branch stands for itself, from where it started.
+        one, other = clone.commit(merge.base), clone.commit(new)
+        kind: reviews.Kind = "branch"
+        problem = f"conflicts in {', '.join(merge.conflicts) or 'some files'}"
+    else:
+        one, other, problem = clone.commit(old), clone.merged(merge, new), None
+        kind = "commits" if merge.base == old else "merge"
+    return _Sides(
+        base=reviews.Tree(name=one.commit, files=one.files, problems=one.problems),
+        head=reviews.Tree(name=other.commit, files=other.files, problems=other.problems),
+        blobs=(one.blobs, other.blobs),
+        kind=kind,
+        problem=problem,
+    )
+
+
+def _worktree(clone: Clone, folder: Path, base: str) -> _Sides:
+    one = clone.commit(clone.resolve(base))
+    root = clone.work_tree(folder)
+    files, problems = read_tree(root, folders=("chains", "hosts"))
+
+    def blob(path: str, limit: int) -> bytes | None:
+        place = root / path
+        if place.is_symlink() or not place.is_file():
+            return None
+        with place.open("rb") as file:
+            data = file.read(limit + 1)
+        if len(data) > limit:
+            raise SourceError(f"{path}: expected at most {limit} bytes, got more", reason="SourceTooLarge")
+        return data
+
+    return _Sides(
+        base=reviews.Tree(name=one.commit, files=one.files, problems=one.problems),
+        head=reviews.Tree(name="worktree", files=files, problems=problems),
+        blobs=(one.blobs, blob),
+        kind="worktree",
+    )
+
+
+# --- packages ----------------------------------------------------------------------------------------------
+
+
+class _PackageReader:
+    """Reads archives of the repository: digest, form, package.yaml against its objects; never libbpf."""
+
+    def __init__(self) -> None:
+        self._parsed: dict[PackageRef, reviews.ReviewPackage] = {}
+
+    def read(self, ref: PackageRef, blobs: BlobReader) -> reviews.ReviewPackage | str | None:
+        """The package, why it cannot be had, or None if it lies elsewhere."""
+        if ref.repository != "git":
+            return None
+        path = f"packages/{packages.archive_name(ref)}"
+        try:
+            archive = blobs(path, packages.MAX_ARCHIVE_BYTES)
+            if archive is None:
+                return f"expected {path} in the repository, got none"
+            digest = packages.digest_of(archive)
+            if digest != ref.digest:
+                return f"expected the digest {ref.digest}, got {digest}"
+            if ref not in self._parsed:
+                self._parsed[ref] = self._open(ref, archive, path, blobs)
+        except (PackageError, SourceError) as error:
+            return "; ".join(str(finding) for finding in error.diagnostics()[:3])
+        return self._parsed[ref]
+
+    def _open(self, ref: PackageRef, archive: bytes, path: str, blobs: BlobReader) -> reviews.ReviewPackage:
+        parsed, files = packages.open_archive(archive, file=path)
+        if (parsed.name, parsed.version) != (ref.name, ref.version):
+            raise PackageError(f"expected {ref.name} {ref.version} in package.yaml, got {parsed.name} {parsed.version}")
+        objects = {program.object: files[program.object] for program in parsed.programs}
+        signer = self._signer(f"{path}{packages.BUNDLE_SUFFIX}", blobs)
+        return reviews.ReviewPackage(ref=ref, manifest=parsed, objects=objects, signer=signer)
+
+    def _signer(self, path: str, blobs: BlobReader) -> Signer | None:
+        with contextlib.suppress(SourceError, TrustError):
+            bundle = blobs(path, packages.MAX_BUNDLE_BYTES)
+            return trust.claimed_signer(bundle) if bundle is not None else None
+        return None

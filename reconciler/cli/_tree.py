@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads a work tree as `source` reads a commit: the same files, names and limits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from reconciler import manifest
+from reconciler.errors import Diagnostic, InputError
+from reconciler.source import SourceLimits, name_problem
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def read_tree(
+    root: Path, folders: tuple[str, ...] = (manifest.CHAINS_FOLDER,)
+) -> tuple[dict[str, bytes], tuple[Diagnostic, ...]]:
+    """The manifests of a work tree by path, and what of it a host would refuse to read."""
+    below = [path for folder in folders for path in sorted((root / folder).rglob("*"))]
+    return _read_files(root, [root / manifest.REPOSITORY_FILE, *below])
+
+
+def read_tests(root: Path) -> tuple[dict[str, bytes], tuple[Diagnostic, ...]]:
+    """The packet tests of a work tree by path, and what of it cannot be read."""
+    below = (root / manifest.TESTS_FOLDER).rglob("*")
+    return _read_files(root, sorted(path for path in below if path.suffix in (".yaml", ".yml")))
+
+
+def _read_files(root: Path, paths: list[Path]) -> tuple[dict[str, bytes], tuple[Diagnostic, ...]]:
+    limits = SourceLimits()
+    files: dict[str, bytes] = {}
+    problems: list[Diagnostic] = []
+    for path in paths:
+        name = path.relative_to(root).as_posix()
+        problem = name_problem(path.name)
+        if problem is None and path.is_symlink():
+            problem = "expected a plain file (mode 100644), got a symbolic link"
+        if problem is not None:
+            problems.append(Diagnostic(message=problem, file=name))
+        elif path.is_file():
+            try:
+                files[name] = read_file(path, limits.file_bytes)
+            except InputError as error:
+                problems += [finding.within(name) for finding in error.diagnostics()]
+    return files, tuple(problems)
+
+
+def read_file(path: Path, limit: int = 4 << 20) -> bytes:
+    """At most `limit` bytes of a file.
+
+    Raises:
+        InputError: it cannot be read, or is larger.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+    except OSError as error:
+        message = f"expected a readable file, got an error: {error.strerror}"
+        raise InputError((Diagnostic(message=message, file=str(path)),)) from error
+    if len(data) > limit:
+        raise InputError((Diagnostic(message=f"expected at most {limit} bytes, got more", file=str(path)),))
+    return data

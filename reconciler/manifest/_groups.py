@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files below hosts/: the fleet on paper, for `review` alone. No host reads them, and they grant nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from reconciler import _documents
+from reconciler._documents import GlobError, parse_glob, parse_share, show
+from reconciler.manifest._chains import check_head
+from reconciler.model import HOST_NETNS, HostGroup, PaperPolicy, PaperSigner
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from reconciler._documents import Document
+    from reconciler.errors import Diagnostic
+
+Fields: TypeAlias = dict[str, Any]
+
+HOSTS_FOLDER = "hosts/"
+SUFFIXES = (".yaml", ".yml")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Groups:
+    """All groups without findings, by name in order, and every finding."""
+
+    groups: tuple[HostGroup, ...]
+    findings: tuple[Diagnostic, ...]
+
+
+def parse_groups(files: Mapping[str, bytes], *, problems: tuple[Diagnostic, ...] = ()) -> Groups:
+    """The groups of a repository; files below hosts/ that are no YAML are passed over.
+
+    Args:
+        files: path to content; other paths than those below hosts/ are passed over.
+        problems: what the reader of the Git tree could not give.
+    """
+    findings = [problem for problem in problems if f"{problem.file}/".startswith(HOSTS_FOLDER)]
+    groups: dict[str, HostGroup] = {}
+    for path in sorted(files):
+        if not (path.startswith(HOSTS_FOLDER) and path.endswith(SUFFIXES)):
+            continue
+        documents, found = _documents.read_documents(files[path], file=path)
+        findings += found
+        for document in documents:
+            group, problems_of_group = _read(document)
+            findings += problems_of_group
+            if group is None:
+                continue
+            if group.name in groups:
+                message = (
+                    f"expected each group once, got {show(group.name)} again; it stands in {groups[group.name].file}"
+                )
+                findings.append(document.finding(f"{message} already; rename one", "/metadata/name"))
+            groups.setdefault(group.name, group)
+    return Groups(groups=tuple(groups[name] for name in sorted(groups)), findings=tuple(findings))
+
+
+def _read(document: Document) -> tuple[HostGroup | None, tuple[Diagnostic, ...]]:
+    findings = check_head(document, "HostGroup") or _documents.validate(document, "HostGroup")
+    if not findings and not document.broken and not document.incomplete:
+        value: Any = document.value
+        findings = tuple(_check_signers(document, value["spec"].get("policy", {}).get("signers", [])))
+        if not findings:
+            return _group(document.file, value["metadata"]["name"], value["spec"]), ()
+    return None, findings
+
+
+def _check_signers(document: Document, signers: list[Fields]) -> list[Diagnostic]:
+    findings = []
+    for index, signer in enumerate(signers):
+        pointer = f"/spec/policy/signers/{index}"
+        if ("key" in signer) == ("identity" in signer) or ("identity" in signer) != ("issuer" in signer):
+            message = "expected either a key, or an identity together with its issuer, got something else"
+            findings.append(document.finding(message, pointer))
+        for position, glob in enumerate(signer["packages"]):
+            try:
+                parse_glob(glob)
+            except GlobError as error:
+                findings.append(document.finding(str(error), f"{pointer}/packages/{position}"))
+    return findings
+
+
+def _group(file: str, name: str, spec: Fields) -> HostGroup:
+    names = tuple(sorted(spec.get("names", [])))
+    interfaces: dict[str, set[str]] = {}
+    for each in spec.get("interfaces", []):
+        interfaces.setdefault(each.get("netns", HOST_NETNS), set()).update(each["names"])
+    guardrail = spec.get("guardrail", {})
+    return HostGroup(
+        name=name,
+        labels=dict(sorted(spec.get("labels", {}).items())),
+        count=len(names) or spec.get("count", 1),
+        names=names,
+        interfaces={netns: tuple(sorted(interfaces[netns])) for netns in sorted(interfaces)},
+        features=dict(sorted(spec.get("features", {}).items())),
+        secure_mode=spec.get("secureMode"),
+        policy=_policy(spec.get("policy", {})),
+        guardrail_count=guardrail.get("count"),
+        guardrail_share=parse_share(guardrail["share"]) if "share" in guardrail else None,
+        file=file,
+    )
+
+
+def _policy(fields: Fields) -> PaperPolicy:
+    if "signers" not in fields:
+        return PaperPolicy(id=fields.get("id"))
+    signers = (
+        PaperSigner(
+            name=each["name"],
+            packages=tuple(sorted(each["packages"])),
+            key=each.get("key"),
+            identity=each.get("identity"),
+            issuer=each.get("issuer"),
+        )
+        for each in fields["signers"]
+    )
+    return PaperPolicy(id=fields.get("id"), signers=tuple(signers))

@@ -1,0 +1,427 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Puts a review together; the package's docstring says from what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from reconciler import manifest
+from reconciler.config import Guardrail
+from reconciler.review._chains import Pair, compare_chain, pairs
+from reconciler.review._fleet import Fleet, Hosts, cohorts, may_select
+from reconciler.review._hooks import ChainNote, Compiler, compare_hooks, guardrail, missing_features
+from reconciler.review._rules import RULES, Family
+from reconciler.review._signers import judge_signers
+from reconciler.review._values import Cohort, Finding, Kind, Packages, Review, ReviewPackage, Tree
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from reconciler._documents import Document
+    from reconciler.errors import Diagnostic
+    from reconciler.model import Acknowledgement, Chain, HostGroup, Member, PackageRef
+    from reconciler.review._effects import Note
+
+MAX_NAMES = 8
+"""Host names of a cohort that the document lists."""
+
+
+@dataclass(slots=True)
+class Side:
+    """One tree as read.
+
+    Attributes:
+        chains: by name; of chains that stand twice, the first.
+        documents: by the chain's name.
+    """
+
+    tree: Tree
+    validation: manifest.Validation
+    groups: manifest.Groups
+    chains: dict[str, Chain] = field(default_factory=dict)
+    documents: dict[str, Document] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for chain, document in zip(self.validation.chains, self.validation.documents, strict=True):
+            self.chains.setdefault(chain.name, chain)
+            self.documents.setdefault(chain.name, document)
+
+
+def read_side(tree: Tree, known: manifest.Known) -> Side:
+    """A tree's chains, groups and acknowledgements; never raises.
+
+    Args:
+        tree: as bytes.
+        known: files that were read for the other side already; most are the same.
+    """
+    hosts = tuple(each for each in tree.problems if f"{each.file}/".startswith(manifest.HOSTS_FOLDER))
+    others = tuple(each for each in tree.problems if each not in hosts)
+    return Side(
+        tree=tree,
+        validation=manifest.parse_all(tree.files, problems=others, known=known),
+        groups=manifest.parse_groups(tree.files, problems=hosts),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Both trees as read, before anybody looked at packages.
+
+    Attributes:
+        changed: the chains that differ.
+    """
+
+    base: Side
+    head: Side
+    changed: tuple[Pair, ...]
+
+    @property
+    def refs(self) -> tuple[frozenset[PackageRef], frozenset[PackageRef]]:
+        """The packages that must be looked at, of each side: those of chains that differ or may share a hook."""
+        kinds = {
+            (chain.hook.kind, chain.hook.netns)
+            for pair in self.changed
+            for chain in (pair.before, pair.after)
+            if chain is not None
+        }
+        old, new = (
+            frozenset(
+                member.package
+                for chain in side.chains.values()
+                if (chain.hook.kind, chain.hook.netns) in kinds
+                for member in chain.members
+            )
+            for side in (self.base, self.head)
+        )
+        return old, new
+
+
+def read(base: Tree, head: Tree) -> Reading:
+    """Both trees; never raises."""
+    known: manifest.Known = {}
+    old, new = read_side(base, known), read_side(head, known)
+    _keep_unreadable(old, new)
+    return Reading(old, new, pairs(old.chains, new.chains))
+
+
+def make(
+    reading: Reading, packages: tuple[Packages, Packages], *, kind: Kind, now: str, problem: str | None = None
+) -> Review:
+    """The review of a change.
+
+    Args:
+        reading: BASE and HEAD.
+        packages: of each side, at least those of `reading.refs`.
+        kind: how HEAD's side came about.
+        now: RFC 3339 date that acknowledgements are compared with.
+        problem: why BASE and HEAD do not merge, if so.
+    """
+    return _Maker(reading, packages, kind, now, problem).make()
+
+
+def _keep_unreadable(base: Side, head: Side) -> None:
+    """Chains of files that HEAD has broken stand as they were: a failed parse is no removal."""
+    broken = {finding.file for finding in head.validation.findings}
+    kept = {
+        name: chain
+        for name, chain in base.chains.items()
+        if name not in head.chains and (chain.file in broken or manifest.CHAINS_FOLDER.rstrip("/") in broken)
+    }
+    head.chains.update(kept)
+    head.documents.update({name: base.documents[name] for name in kept})
+
+
+class _Maker:
+    """Collects findings of all parts, places them, and sorts them."""
+
+    def __init__(
+        self, reading: Reading, packages: tuple[Packages, Packages], kind: Kind, now: str, problem: str | None
+    ) -> None:
+        self.base, self.head, self.changed = reading.base, reading.head, reading.changed
+        self.old, self.new = packages
+        self.kind, self.now = kind, now
+        self.findings: dict[Finding, None] = {}
+        self.fleet = Fleet(_both(self.base.groups.groups, self.head.groups.groups))
+        self.hosts_of: dict[str, tuple[str, ...]] = {}
+        self.problem = problem
+
+    def make(self) -> Review:
+        base, head, changed = self.base, self.head, self.changed
+        names = frozenset(chain.name for pair in changed for chain in (pair.before, pair.after) if chain is not None)
+        hosts = cohorts(self.fleet, base.chains, head.chains, names)
+        self._place_chains(hosts, names)
+        self._readable()
+        self._packages()
+        self._paper()
+        lines = []
+        for pair in changed:
+            change, notes = compare_chain(pair, self.old, self.new, self.fleet)
+            lines.append(replace(change, hosts=self.hosts_of.get(pair.chain.name, ())))
+            for note in notes:
+                self._add(note, pair)
+        looked = self._cohorts(hosts, names)
+        return Review(
+            base=base.tree.name,
+            head=head.tree.name,
+            kind=self.kind,
+            now=self.now,
+            findings=self._settle(),
+            chains=tuple(lines),
+            cohorts=looked,
+            on_paper=bool(self.fleet.groups),
+        )
+
+    # --- whole trees ---------------------------------------------------------------------------------------
+
+    def _readable(self) -> None:
+        if self.problem is not None:
+            self._say("RV006", self.problem)
+        for finding in self.head.validation.findings:
+            empty = "at least one chain" in finding.message
+            self._say("RV009" if empty else "RV001", _message(finding), finding, hosts=self._concerned(finding))
+        for finding in self.base.validation.findings:
+            self._say("RV043", _message(finding), finding)
+        for finding in self.head.groups.findings:
+            self._say("RV055", _message(finding), finding)
+        if (
+            self.head.validation.allow_empty
+            and not self.base.validation.allow_empty
+            and self.base.validation.repository
+        ):
+            self._say("RV025", "allowEmpty is true: a commit without chains takes everything off", at="reconciler.yaml")
+
+    def _concerned(self, finding: Diagnostic) -> tuple[str, ...]:
+        found: dict[str, None] = {}
+        for side in (self.base, self.head):
+            for name, chain in side.chains.items():
+                if chain.file == finding.file:
+                    found.update(dict.fromkeys(self.hosts_of.get(name, ())))
+        return tuple(sorted(found))
+
+    def _packages(self) -> None:
+        """Packages of changed chains that cannot be had."""
+        old = {member.package for chain in self.base.chains.values() for member in chain.members}
+        for chain in self.head.chains.values():
+            for index, member in enumerate(chain.members):
+                ref = member.package
+                found = self.new.get(ref)
+                place = self._place(chain.name, f"/spec/members/{index}/package")
+                if isinstance(found, str):
+                    self._say(
+                        "RV002", f"{ref.name} {ref.version}: {found}", place, chain=chain.name, member=member.name
+                    )
+                elif found is None and ref.repository != "git" and ref not in old:
+                    message = f"{ref.name} {ref.version} lies in the repository {ref.repository}"
+                    self._say("RV041", message, place, chain=chain.name, member=member.name)
+
+    # --- groups and acknowledgements -----------------------------------------------------------------------
+
+    def _paper(self) -> None:
+        old = {group.name: group for group in self.base.groups.groups}
+        new = {group.name: group for group in self.head.groups.groups}
+        for name in sorted({*old, *new}):
+            before, after = old.get(name), new.get(name)
+            if before is None and after is not None:
+                self._say("RV054", f"group {name} is added", at=after.file, hosts=(name,))
+            elif before is not None and (after is None or _said(before) != _said(after)):
+                word = "removed" if after is None else "changed"
+                self._say(
+                    "RV053", f"group {name} is {word}; both versions were reviewed", at=before.file, hosts=(name,)
+                )
+        for name in sorted({*self.base.chains, *self.head.chains}):
+            one, other = self.base.chains.get(name), self.head.chains.get(name)
+            self._acknowledgements(one.acknowledge if one else (), other.acknowledge if other else (), name)
+        self._acknowledgements(self.base.validation.acknowledge, self.head.validation.acknowledge, "")
+
+    def _acknowledgements(
+        self, before: tuple[Acknowledgement, ...], after: tuple[Acknowledgement, ...], chain: str
+    ) -> None:
+        place = self._place(chain, "/spec/acknowledge") if chain else None
+        at = None if chain else "reconciler.yaml"
+        for each in after:
+            words = f"{each.finding} until {each.until}: {each.why}"
+            if each.finding not in RULES:
+                self._say("RV056", f"{each.finding} is no finding", place, at=at, chain=chain)
+            elif each not in before:
+                self._say("RV050", words, place, at=at, chain=chain)
+            elif each.until < self.now:
+                self._say("RV052", words, place, at=at, chain=chain)
+        for each in before:
+            if each not in after:
+                self._say("RV051", f"{each.finding} until {each.until}: {each.why}", place, at=at, chain=chain)
+
+    # --- cohorts -------------------------------------------------------------------------------------------
+
+    def _place_chains(self, hosts: tuple[Hosts, ...], changed: frozenset[str]) -> None:
+        found: dict[str, dict[str, None]] = {}
+        for each in hosts:
+            for chain in (*each.before, *each.after):
+                found.setdefault(chain.name, {})[each.group.name if each.group else each.name] = None
+        self.hosts_of = {name: tuple(sorted(groups)) for name, groups in found.items()}
+        for name in sorted(changed & self.head.chains.keys()):
+            chain = self.head.chains[name]
+            if self.fleet.groups and not any(may_select(chain.hosts, group) for group in self.fleet.groups):
+                self._say("RV037", "selects no host of any group", self._place(name, "/spec/hosts"), chain=name)
+
+    def _cohorts(self, hosts: tuple[Hosts, ...], changed: frozenset[str]) -> tuple[Cohort, ...]:
+        compilers = Compiler(self.old), Compiler(self.new)
+        fresh = self._fresh()
+        refused = {
+            name for finding in self.findings if finding.id in ("RV001", "RV009") for name in finding.hosts or ("",)
+        }
+        found = []
+        for each in hosts:
+            group = each.group.name if each.group else each.name
+            before, after = self._digest(self.base, each.before), self._digest(self.head, each.after)
+            told, notes = compare_hooks(each, changed, compilers)
+            extra = guardrail(each, Guardrail().share)
+            every = [*notes, *missing_features(each, changed, self.new), *([extra] if extra else [])]
+            every += judge_signers(each, fresh, self.new)
+            for note in every:
+                self._add_placed(note, group)
+            if (
+                not each.certain
+                and each.group is not None
+                and any(chain.hosts.names and chain.name in changed for chain in (*each.before, *each.after))
+            ):
+                self._say("RV044", f"group {group} gives no names, and chains select by name", hosts=(group,))
+            valid = not refused & {"", group} and each.certain
+            found.append(
+                Cohort(
+                    name=each.name,
+                    count=each.count,
+                    names=each.names[:MAX_NAMES],
+                    digest=after if valid else None,
+                    before=before if each.certain else None,
+                    hooks=told,
+                    policy=each.group.policy.id if each.group else None,
+                )
+            )
+        return tuple(found)
+
+    def _digest(self, side: Side, chains: tuple[Chain, ...]) -> str | None:
+        if side.validation.repository is None:
+            return None
+        desired = manifest.desired_of(side.validation.repository, chains, allow_empty=side.validation.allow_empty)
+        return manifest.state_digest(desired)
+
+    def _fresh(self) -> dict[PackageRef, tuple[str, Member, int]]:
+        old = {member.package.digest for chain in self.base.chains.values() for member in chain.members}
+        found: dict[PackageRef, tuple[str, Member, int]] = {}
+        for name, chain in sorted(self.head.chains.items()):
+            for index, member in enumerate(chain.members):
+                if member.package.digest not in old:
+                    found.setdefault(member.package, (name, member, index))
+        for ref, (name, member, index) in found.items():
+            package = self.new.get(ref)
+            if isinstance(package, ReviewPackage) and not package.verified:
+                who = "no bundle" if package.signer is None else f"the bundle claims {package.signer.identity}"
+                message = f"{ref.name} {ref.version}: {who}, and nothing here could verify it"
+                place = self._place(name, f"/spec/members/{index}/package")
+                self._say("RV042", message, place, chain=name, member=member.name)
+        return found
+
+    # --- findings ------------------------------------------------------------------------------------------
+
+    def _place(self, chain: str, pointer: str) -> Diagnostic | None:
+        document = self.head.documents.get(chain) or self.base.documents.get(chain)
+        return document.finding("", pointer) if document is not None else None
+
+    def _say(  # noqa: PLR0913 - where a finding stands has many parts, and callers name them
+        self,
+        rule: str,
+        message: str,
+        place: Diagnostic | None = None,
+        *,
+        at: str | None = None,
+        chain: str = "",
+        member: str = "",
+        hosts: tuple[str, ...] | None = None,
+    ) -> None:
+        finding = Finding(
+            id=rule,
+            message=message,
+            chain=chain,
+            member=member,
+            file=place.file if place is not None else at,
+            line=place.line if place is not None else None,
+            column=place.column if place is not None else None,
+            hosts=self.hosts_of.get(chain, ()) if hosts is None else hosts,
+        )
+        self.findings[finding] = None
+
+    def _add(self, note: Note, pair: Pair) -> None:
+        place = self._place(pair.chain.name, note.pointer)
+        self._say(note.id, note.message, place, chain=pair.chain.name, member=note.member)
+
+    def _add_placed(self, placed: ChainNote, group: str) -> None:
+        """A finding of one cohort; the same one of several is one finding with all of them."""
+        note = placed.note
+        place = self._place(placed.chain, note.pointer) if placed.chain else None
+        at = place.file if place else None
+        for finding in self.findings:
+            same = (finding.id, finding.message, finding.chain, finding.member) == (
+                note.id,
+                note.message,
+                placed.chain,
+                note.member,
+            )
+            if same and finding.file == at:
+                del self.findings[finding]
+                self.findings[replace(finding, hosts=tuple(sorted({*finding.hosts, group})))] = None
+                return
+        self._say(note.id, note.message, place, chain=placed.chain, member=note.member, hosts=(group,))
+
+    def _settle(self) -> tuple[Finding, ...]:
+        """Acknowledged where both sides say so, and in order."""
+        settled = [replace(finding, acknowledged=self._acknowledged(finding)) for finding in self.findings]
+        return tuple(sorted(settled, key=_order))
+
+    def _acknowledged(self, finding: Finding) -> Acknowledgement | None:
+        one, other = self.base.chains.get(finding.chain), self.head.chains.get(finding.chain)
+        before: Iterable[Acknowledgement] = one.acknowledge if one else ()
+        after: Iterable[Acknowledgement] = other.acknowledge if other else ()
+        if other is None:
+            # What is about no chain of HEAD is accepted in reconciler.yaml.
+            before, after = self.base.validation.acknowledge, self.head.validation.acknowledge
+        for each in after:
+            if each in before and each.finding == finding.id and each.until >= self.now:
+                return each
+        return None
+
+
+def _both(base: tuple[HostGroup, ...], head: tuple[HostGroup, ...]) -> tuple[HostGroup, ...]:
+    """Every group of either side; one that HEAD changes is there as both say it."""
+    old = {group.name: group for group in base}
+    found = [*base]
+    for group in head:
+        before = old.get(group.name)
+        if before is None:
+            found.append(group)
+        elif _said(before) != _said(group):
+            found.append(replace(group, name=f"{group.name} (as HEAD says)"))
+    return tuple(sorted(found, key=lambda group: group.name))
+
+
+def _said(group: HostGroup) -> HostGroup:
+    return replace(group, file="")
+
+
+def _message(finding: Diagnostic) -> str:
+    return f"{finding.message}{f' (at {finding.pointer})' if finding.pointer else ''}"
+
+
+def _order(finding: Finding) -> tuple[object, ...]:
+    return (
+        finding.acknowledged is not None,
+        finding.severity.rank,
+        # What gets weaker comes first.
+        RULES[finding.id].family is not Family.WEAKER,
+        finding.id,
+        finding.chain,
+        finding.member,
+        finding.message,
+        finding.file or "",
+        finding.line or 0,
+    )

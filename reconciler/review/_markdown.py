@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The review as a comment: verdict and what gets weaker first, details folded, a picture of each changed chain.
+
+Forges cut or refuse what is longer than 65,536 characters, so this is built from whole blocks up to a budget; what did
+not fit is counted and said where to find. Text from the repository only ever stands as `code` in which nothing is
+left that ends it, or in Mermaid labels of letters, digits and few signs.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from reconciler.review._json import verdict
+from reconciler.review._rules import RULES, Family, Severity
+from reconciler.review._text import VERDICTS, headline, hook_words, line_words, notes
+from reconciler.review._words import few
+from reconciler.status import clean
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from reconciler.review._values import ChainChange, Cohort, Finding, Review
+
+MAX_MARKDOWN: Final = 60_000
+"""Characters of a comment, also counted as UTF-16 units; GitHub takes 65,536."""
+_RESERVE: Final = 2_000
+"""Kept for what is said about the rest."""
+MAX_TEXT: Final = 500
+"""Characters of one text from outside."""
+MAX_NODES: Final = 40
+"""Members in one picture."""
+
+ICONS: Final = {Severity.HIGH: "🔴", Severity.MEDIUM: "🟠", Severity.LOW: "🟡", Severity.INFO: "⚪"}
+MARKER: Final = "<!-- reconciler-review -->"
+"""By which a workflow finds its own comment again."""
+
+
+def render_markdown(review: Review, *, where: str = "the JSON file of this run") -> str:
+    """At most `MAX_MARKDOWN` characters.
+
+    Args:
+        review: what is told.
+        where: where to find what does not fit; our own words.
+    """
+    writer = _Writer()
+    writer.put(
+        f"{MARKER}\n## Review: {verdict(review)}\n\n**{VERDICTS[verdict(review)].capitalize()}.** {_tail(review)}\n\n"
+    )
+    writer.put("".join(f"{code_words(note)}  \n" for note in notes(review)) + "\n")
+    weaker = [each for each in review.open if RULES[each.id].family in (Family.WEAKER, Family.BLOCKED)]
+    others = [each for each in review.open if each not in weaker]
+    silent = [each for each in review.findings if each.acknowledged is not None]
+    writer.items("findings", (_finding(finding) for finding in weaker))
+    writer.put("\n")
+    if others:
+        writer.fold(f"{len(others)} other findings", "findings", (_finding(finding) for finding in others))
+    if silent:
+        writer.fold(f"{len(silent)} acknowledged findings", "findings", (_finding(finding) for finding in silent))
+    writer.items("chains", (_chain(chain) for chain in review.chains))
+    changed = [cohort for cohort in review.cohorts if cohort.changed or cohort.hooks]
+    if changed:
+        writer.fold(f"Hosts: {len(changed)} of {len(review.cohorts)} groups change", "groups", _cohorts(changed))
+    return writer.end(where)
+
+
+def _tail(review: Review) -> str:
+    found = re.search(r"\((.*)\)$", headline(review))
+    return f"{found[1]}." if found else ""
+
+
+class _Writer:
+    """Whole blocks up to the budget; counts what is left out, by kind."""
+
+    def __init__(self) -> None:
+        self._parts: list[str] = []
+        self._left = MAX_MARKDOWN - _RESERVE
+        self._missing: dict[str, int] = {}
+
+    def put(self, block: str) -> bool:
+        """Add a block if it fits."""
+        size = len(block.encode("utf-16-le")) // 2
+        if size > self._left:
+            return False
+        self._left -= size
+        self._parts.append(block)
+        return True
+
+    def items(self, what: str, blocks: Iterable[str]) -> None:
+        """Blocks in order until one does not fit; the others are counted."""
+        full = False
+        for block in blocks:
+            full = full or not self.put(block)
+            if full:
+                self._missing[what] = self._missing.get(what, 0) + 1
+
+    def fold(self, title: str, what: str, blocks: Iterable[str]) -> None:
+        """Blocks inside of a fold, which is always closed."""
+        head, foot = f"<details><summary>{title}</summary>\n\n", "\n</details>\n\n"
+        self._left -= len(foot)
+        if self.put(head):
+            self.items(what, blocks)
+            self._parts.append(foot)
+        else:
+            self._left += len(foot)
+            for _ in blocks:
+                self._missing[what] = self._missing.get(what, 0) + 1
+
+    def end(self, where: str) -> str:
+        """The comment."""
+        if self._missing:
+            counts = ", ".join(f"{count} {what}" for what, count in self._missing.items())
+            self._parts.append(f"\n**Left out, because a comment has a limit:** {counts}. All of it is in {where}.\n")
+        return "".join(self._parts)
+
+
+def code(text: str) -> str:
+    """Text from outside as inline code: one line, no backticks, so nothing in it is Markdown, HTML or a mention."""
+    safe = clean(text, MAX_TEXT).replace("`", "ˋ").strip() or " "
+    return f"`{safe}`"
+
+
+def code_words(text: str) -> str:
+    """A sentence of ours in which text from outside may stand: all of it as code."""
+    return code(text)
+
+
+def _finding(finding: Finding) -> str:
+    who = f" {code(f'{finding.chain}/{finding.member}' if finding.member else finding.chain)}" if finding.chain else ""
+    place = f" — {code(f'{finding.file}:{finding.line}' if finding.line else finding.file)}" if finding.file else ""
+    hosts = f" for {code(few(finding.hosts, 4))}" if finding.hosts else ""
+    known = (
+        f" (until {code(finding.acknowledged.until)}: {code(finding.acknowledged.why)})" if finding.acknowledged else ""
+    )
+    title = RULES[finding.id].title
+    return f"- {ICONS[finding.severity]} **{finding.id} {title}**{who}{hosts}: {code(finding.message)}{place}{known}\n"
+
+
+def _chain(chain: ChainChange) -> str:
+    lines = "".join(f"- {code(line_words(line))}\n" for line in chain.lines)
+    picture = _picture(chain)
+    title = f"{chain.change} {code_html(chain.name)}"
+    return (
+        f"<details><summary>Chain {title}</summary>\n\n{code(chain.hook)} in {code(chain.file)}\n\n{lines}\n"
+        f"{picture}\n</details>\n\n"
+    )
+
+
+def code_html(text: str) -> str:
+    """Text from outside inside of HTML: letters, digits and few signs only."""
+    return f"<code>{_plain(text)}</code>"
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9 ._/:,()+-]", "_", clean(text, 120))
+
+
+def _picture(chain: ChainChange) -> str:
+    lines = ["```mermaid", "flowchart LR"]
+    for side, members in (("before", chain.before), ("after", chain.after)):
+        lines.append(f"  subgraph {side}")
+        lines.append("    direction LR")
+        lines += list(_nodes(side[0], members))
+        lines.append("  end")
+    return "\n".join([*lines, "```", ""])
+
+
+def _nodes(prefix: str, members: tuple[str, ...]) -> Iterator[str]:
+    shown = [*members[:MAX_NODES], *([f"and {len(members) - MAX_NODES} more"] if len(members) > MAX_NODES else [])]
+    names = [f'{prefix}{index}["{_plain(member)}"]' for index, member in enumerate(shown)] or [f'{prefix}0["nothing"]']
+    yield f"    {' --> '.join(names)}"
+
+
+def _cohorts(cohorts: list[Cohort]) -> Iterator[str]:
+    for cohort in cohorts:
+        count = "" if cohort.count is None else f", {cohort.count} hosts"
+        digest = f"state {code(cohort.digest[:12])}" if cohort.digest else "state not known"
+        hooks = "".join(f"  - {code(hook_words(hook))}\n" for hook in cohort.hooks[:20])
+        more = f"  - and {len(cohort.hooks) - 20} more hooks\n" if len(cohort.hooks) > 20 else ""  # noqa: PLR2004
+        yield f"- {code(cohort.name)}{count}: {digest}\n{hooks}{more}"

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who signed the packages of a change, and whether a group's policy takes them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from reconciler._documents import parse_glob
+from reconciler.policy import matches_identity
+from reconciler.review._effects import Effects, Note
+from reconciler.review._hooks import ChainNote
+from reconciler.review._values import Line, ReviewPackage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from reconciler.model import Member, PackageRef, PaperSigner, Signer
+    from reconciler.review._fleet import Hosts
+    from reconciler.review._values import Packages
+
+
+def signer_words(signer: Signer | None) -> str | None:
+    """Identity and issuer, None without a signer."""
+    return None if signer is None else f"{signer.identity} ({signer.issuer})"
+
+
+def compare_signers(before: ReviewPackage | None, after: ReviewPackage | None, effects: Effects) -> None:
+    """A line and a finding when the package of a member is signed by somebody else than before."""
+    if before is None or after is None or before.ref.digest == after.ref.digest:
+        return
+    old, new = signer_words(before.signer), signer_words(after.signer)
+    if old == new:
+        return
+    effects.lines.append(Line(what="signer", before=old, after=new, member=effects.member))
+    effects.note("RV022", f"signed by {new or 'nobody'}, before by {old or 'nobody'}", "/package")
+
+
+def judge_signers(
+    hosts: Hosts,
+    fresh: Mapping[PackageRef, tuple[str, Member, int]],
+    packages: Packages,
+) -> Iterator[ChainNote]:
+    """Packages that are new in HEAD and that the group's policy would not take.
+
+    Args:
+        hosts: a cohort.
+        fresh: new packages to the chain, member and index where they first stand.
+        packages: of HEAD.
+    """
+    rules = hosts.group.policy.signers if hosts.group is not None else None
+    mine = {chain.name for chain in hosts.after}
+    for ref, (chain, member, index) in fresh.items():
+        found = packages.get(ref)
+        if chain not in mine or rules is None or not isinstance(found, ReviewPackage):
+            continue
+        signer = signer_words(found.signer) or "nobody"
+        if found.signer is None or not any(allows(rule, ref.name, found.signer) for rule in rules):
+            message = f"package {ref.name} {ref.version} is signed by {signer}, whom no signer rule of the group allows"
+            note = Note(id="RV004", message=message, member=member.name, pointer=f"/spec/members/{index}/package")
+            yield ChainNote(chain=chain, note=note)
+
+
+def allows(rule: PaperSigner, package: str, signer: Signer) -> bool:
+    """Whether a rule lets `signer` sign `package`."""
+    if not any(parse_glob(glob).matches(package) for glob in rule.packages):
+        return False
+    if rule.key is not None:
+        return signer.issuer == "key" and signer.identity == rule.key
+    return rule.issuer == signer.issuer and matches_identity(rule.identity or "", signer.identity)
