@@ -161,6 +161,7 @@ class GitRunner:
         timeout: float,
         remote: Remote | None = None,
         watch: Callable[[], None] | None = None,
+        git_dir: Path | None = None,
     ) -> Completed:
         """Run `git ARGUMENTS` to its end.
 
@@ -169,6 +170,7 @@ class GitRunner:
             timeout: seconds until the whole process group is ended.
             remote: given for commands that may talk to the source; without it every transport is refused.
             watch: called every `WATCH_SECONDS`; what it raises ends the command, and is raised here.
+            git_dir: another repository than the runner's own.
 
         Raises:
             SourceError: git is missing, ran longer than `timeout`, printed more than `MAX_OUTPUT`, or was cancelled.
@@ -180,7 +182,7 @@ class GitRunner:
             if remote is not None and remote.trace_headers:
                 # The only way to a header such as Retry-After; git replaces credentials by "<redacted>".
                 inherited["GIT_TRACE_CURL"] = stack.enter_context(memory_file(b""))
-            command = self._command(arguments, remote, inherited)
+            command = self._command(arguments, remote, inherited, git_dir or self._git_dir)
             process = self._start(command, stdin=None, inherit=tuple(inherited.values()))
             stack.callback(self._finish, process)
             done = self._drain(process, arguments[0], timeout, watch)
@@ -189,7 +191,7 @@ class GitRunner:
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
         """Start a command that is spoken to over pipes, without network; end it with `stop`."""
-        return self._start(self._command(arguments, None, {}), stdin=subprocess.PIPE, inherit=())
+        return self._start(self._command(arguments, None, {}, self._git_dir), stdin=subprocess.PIPE, inherit=())
 
     def stop(self, process: subprocess.Popen[bytes]) -> None:
         """End what `start` returned, and close its pipes; safe to call twice."""
@@ -215,7 +217,9 @@ class GitRunner:
         numbers = words[2].split(".") if len(words) > 2 else []  # noqa: PLR2004 - "git version 2.39.5"
         return tuple(int(number) for number in numbers if number.isdigit())
 
-    def _command(self, arguments: Sequence[str], remote: Remote | None, inherited: Mapping[str, int]) -> list[str]:
+    def _command(
+        self, arguments: Sequence[str], remote: Remote | None, inherited: Mapping[str, int], git_dir: Path
+    ) -> list[str]:
         environment = ENVIRONMENT | self._environment
         options = list(OPTIONS)
         prefix: list[str] = []
@@ -239,7 +243,7 @@ class GitRunner:
         environment |= {name: f"/proc/self/fd/{descriptor}" for name, descriptor in inherited.items()}
         variables = [f"{name}={value}" for name, value in environment.items()]
         flags = [part for option in options for part in ("-c", option)]
-        return [*prefix, "/usr/bin/env", "-i", *variables, "git", *flags, f"--git-dir={self._git_dir}", *arguments]
+        return [*prefix, "/usr/bin/env", "-i", *variables, "git", *flags, f"--git-dir={git_dir}", *arguments]
 
     def _start(self, command: list[str], *, stdin: int | None, inherit: Sequence[int]) -> subprocess.Popen[bytes]:
         if self._cancelled.is_set():

@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The bare repository on this host's disk: made whole or not at all, one writer at a time, nothing left lying about.
 
-Several processes may read it. Who writes (fetches, marks, repacks) holds a lock; so whatever temporary file or git
-lock is found while holding it belongs to somebody who was killed.
+Several processes may read it. Who writes (fetches, marks, repacks) holds a lock beside it; so whatever temporary file,
+folder or git lock is found while holding it belongs to somebody who was killed.
+
+It stays small in two ways. Every fetch brings a pack: small packs are joined when there are many, in steps that cost
+as much as they join. What no mark reaches (refused heads, rewritten history) goes when the limit is exceeded: what is
+reachable is copied into a fresh repository, which then takes the name of the old one.
 """
 
 from __future__ import annotations
@@ -12,12 +16,13 @@ import errno
 import fcntl
 import os
 import shutil
+import threading
 import time
 from typing import TYPE_CHECKING, Final
 
 from reconciler import _points
 from reconciler.errors import SourceError
-from reconciler.source._git import Completed, GitRunner
+from reconciler.source._git import Completed, GitRunner, Remote
 from reconciler.source._read import check_id
 from reconciler.source._remote import explain
 from reconciler.source._types import Mark, SourceLimits, SourceRefusedError
@@ -26,6 +31,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+FETCH: Final = (
+    "fetch",
+    "--quiet",
+    "--no-tags",
+    "--no-recurse-submodules",
+    "--no-write-fetch-head",
+    "--no-auto-maintenance",
+    "--end-of-options",
+)
 LOCK_TIMEOUT: Final = 10.0
 """Seconds to wait for another process that fetches or promotes."""
 
@@ -35,10 +49,18 @@ _FORMATS: Final = {40: "sha1", 64: "sha256"}
 
 
 class LocalRepository:
-    """A bare repository in `directory`, which may not exist yet."""
+    """A bare repository in `directory`, which may not exist yet.
+
+    Attributes:
+        directory: its place.
+        swapping: held while `directory` is replaced by another one.
+    """
 
     def __init__(self, directory: Path, runner: GitRunner, limits: SourceLimits) -> None:
         self.directory = directory
+        self.swapping = threading.Lock()
+        self._fresh, self._old = (directory.with_name(f"{directory.name}.{each}") for each in ("new", "old"))
+        self._rebuilt: dict[tuple[Mark, ...], int] = {}
         self._runner = runner
         self._limits = limits
 
@@ -81,24 +103,11 @@ class LocalRepository:
                 reason="ObjectFormatChanged",
             )
         # Made beside and renamed, so that a crash leaves either nothing or all of it.
-        fresh = self.directory.with_name(f"{self.directory.name}.new")
-        with disk_errors(fresh):
-            shutil.rmtree(fresh, ignore_errors=True)
-            done = _points.at(
-                "git init",
-                GitRunner(fresh).run,
-                "init",
-                "--quiet",
-                "--bare",
-                "--template=",
-                f"--object-format={_FORMATS[length]}",
-                timeout=self._limits.read_timeout,
-            )
-            if done.code != 0:
-                raise explain(f"make the repository {fresh}", done)
-            (fresh / "config").write_text(_CONFIGS[length], "utf-8")
-            fresh.chmod(0o700)
-            _points.at("rename git", fresh.rename, self.directory)
+        with self.writing():
+            self.recover()
+            if self.id_length() is None:
+                self._make(length)
+                _points.at("rename git", self._fresh.rename, self.directory)
 
     def check(self) -> None:
         """Make an existing repository fit to use: our configuration, no shallow boundary, no leftovers.
@@ -106,6 +115,9 @@ class LocalRepository:
         Raises:
             SourceError: it is no repository, or a shallow one.
         """
+        # Somebody else may be writing: then he cleans up, and nobody has to wait to read.
+        with contextlib.suppress(SourceError), self.writing(timeout=0):
+            self.recover()
         length = self.id_length()
         if length is None:
             return
@@ -121,7 +133,6 @@ class LocalRepository:
                 fresh = config.with_name("config.new")
                 _points.at("write git config", fresh.write_text, _CONFIGS[length], "utf-8")
                 _points.at("rename git config", fresh.replace, config)
-        # Somebody else may be writing: then he cleans up, and nobody has to wait to read.
         with contextlib.suppress(SourceError), self.writing(timeout=0):
             self.sweep()
 
@@ -144,7 +155,8 @@ class LocalRepository:
             SourceError: somebody else still writes (reason Locked), or the disk refuses.
         """
         with disk_errors(self.directory):
-            path, flags = self.directory / "reconciler.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+            # Beside it, because `rebuild` puts another folder in its place.
+            path, flags = self.directory.with_name(f"{self.directory.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
             descriptor = _points.at("open git lock", os.open, path, flags, 0o600)
         try:
             self._lock(descriptor, LOCK_TIMEOUT if timeout is None else timeout)
@@ -166,29 +178,72 @@ class LocalRepository:
                 largest = max(largest, path.stat().st_size)
                 path.unlink()
         for path in [*self.directory.glob("*.lock"), *self.directory.glob("refs/**/*.lock")]:
-            if path.name != "reconciler.lock":
-                path.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
         for pack in objects.glob("pack/*.pack"):
             if not pack.with_suffix(".idx").exists():
                 pack.unlink(missing_ok=True)
         return largest
 
-    def make_room(self) -> None:
-        """Repack if the limit on the repository is exceeded; only while `writing`.
+    def recover(self) -> None:
+        """Undo or finish what a killed `rebuild` or `ensure` began; only while `writing`."""
+        if self._old.is_dir() and not self.directory.exists():
+            _points.at("rename git back", self._old.rename, self.directory)
+        for path in (self._fresh, self._old):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def make_room(self, *keep: Mark) -> bool:
+        """Rebuild with what `keep` reaches, if the limit on the repository is exceeded; only while `writing`.
+
+        Says whether it did.
 
         Raises:
             SourceError: it is still too large afterwards.
         """
         limit = self._limits.repository_bytes
-        if self._size() <= limit:
-            return
-        with contextlib.suppress(SourceError):
-            self.repack()
-        if (size := self._size()) > limit:
+        if (size := self._size()) <= limit:
+            return False
+        # The same again would give the same again, and costs a copy of all of it each time.
+        if wanted := self._rebuilt.get(keep) != size:
+            self.rebuild(*keep)
+            self._rebuilt[keep] = size = self._size()
+        if size > limit:
             raise SourceRefusedError(
                 f"{self.directory}: expected at most {limit} bytes, got {size}; nothing is fetched",
                 reason="SourceTooLarge",
             )
+        return wanted
+
+    def rebuild(self, *keep: Mark) -> None:
+        """Put a fresh repository in the place of this one, with what `keep` reaches; only while `writing`.
+
+        Raises:
+            SourceError: it failed; the repository is as it was.
+        """
+        self._make(self.require())
+        marks = {mark: commit for mark in keep if (commit := self.marked(mark)) is not None}
+        if marks:
+            refs = [reference(mark) for mark in marks]
+            done = _points.at(
+                "git fetch locally",
+                self._runner.run,
+                *FETCH,
+                str(self.directory),
+                *(f"+{ref}:{ref}" for ref in refs),
+                timeout=self._limits.fetch_timeout,
+                remote=self._itself(),
+                git_dir=self._fresh,
+            )
+            if done.code != 0:
+                raise explain("rebuild the local repository", done)
+        # No name is without its repository but between these two, where `recover` finds the old one.
+        with self.swapping:
+            try:
+                _points.at("rename git away", self.directory.rename, self._old)
+                _points.at("rename git", self._fresh.rename, self.directory)
+            except OSError:
+                self.recover()
+                raise
+        shutil.rmtree(self._old, ignore_errors=True)
 
     def watch_size(self) -> None:
         """Raise SourceError when a fetch brings more than there may be.
@@ -207,18 +262,19 @@ class LocalRepository:
         return sum(1 for _ in (self.directory / "objects" / "pack").glob("*.pack"))
 
     def repack(self) -> None:
-        """Make one pack of everything that a mark reaches; only while `writing`.
+        """Join small packs, and loose objects, so that each pack is twice the next; only while `writing`.
 
         Raises:
-            SourceError: it failed; nothing is lost.
+            SourceError: it failed, or took longer than `repack_timeout`; nothing is lost.
         """
-        # -a -d also drops what no mark reaches: refused candidates, rewritten history. Loose objects it leaves.
-        options = ("-a", "-d", "-q", "--no-write-bitmap-index", "--window-memory=64m")
-        for command in (("repack", *options), ("prune", "--expire=now")):
-            done = _points.at(f"git {command[0]}", self._runner.run, *command, timeout=self._limits.fetch_timeout)
+        options = ("-d", "-q", "--geometric=2", "--no-write-bitmap-index", "--window-memory=64m")
+        try:
+            done = _points.at("git repack", self._runner.run, "repack", *options, timeout=self._limits.repack_timeout)
             if done.code != 0:
-                self.sweep()
                 raise explain("repack the local repository", done)
+        except SourceError:
+            self.sweep()
+            raise
 
     def mark(self, mark: Mark, commit: str) -> None:
         """Point `mark` at `commit`; only while `writing`.
@@ -238,6 +294,37 @@ class LocalRepository:
         text = done.output.decode("ascii", "replace").strip()
         # With --end-of-options git 2.39 prints the option itself as well.
         return check_id(text.split()[-1]) if done.code == 0 and text else None
+
+    def _make(self, length: int) -> None:
+        # An empty repository in `_fresh`.
+        shutil.rmtree(self._fresh, ignore_errors=True)
+        done = _points.at(
+            "git init",
+            self._runner.run,
+            "init",
+            "--quiet",
+            "--bare",
+            "--template=",
+            f"--object-format={_FORMATS[length]}",
+            timeout=self._limits.read_timeout,
+            git_dir=self._fresh,
+        )
+        if done.code != 0:
+            raise explain(f"make the repository {self._fresh}", done)
+        (self._fresh / "config").write_text(_CONFIGS[length], "utf-8")
+        self._fresh.chmod(0o700)
+
+    def _itself(self) -> Remote:
+        # This repository as a source: the only use of a transport that no configuration allowed.
+        limits = self._limits
+        return Remote(
+            transport="file",
+            environment={},
+            config=b"",
+            secrets=(),
+            memory_bytes=limits.memory_bytes,
+            file_bytes=limits.repository_bytes + limits.pack_bytes,
+        )
 
     def _size(self) -> int:
         total = 0

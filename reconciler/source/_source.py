@@ -13,7 +13,7 @@ from reconciler.errors import SourceError
 from reconciler.source._git import MAX_HEADERS, MINIMUM_GIT, GitRunner
 from reconciler.source._read import ObjectReader, check_id, parse_commit
 from reconciler.source._remote import explain, moved, prepare
-from reconciler.source._repository import LocalRepository, disk_errors, reference
+from reconciler.source._repository import FETCH, LocalRepository, disk_errors, reference
 from reconciler.source._tree import TreeReader
 from reconciler.source._types import Ancestry, Checkout, CommitInfo, Mark, SourceRefusedError, SourceSettings
 from reconciler.source._url import check_ref
@@ -40,6 +40,7 @@ class Source:
         self._nothing = empty_directory(directory)
         self._runner = GitRunner(directory)
         self._local = LocalRepository(directory, self._runner, settings.limits)
+        self._patience = 0
         self._objects = ObjectReader(self._runner, timeout=settings.limits.read_timeout)
 
     def close(self) -> None:
@@ -100,18 +101,13 @@ class Source:
         self._objects.close()
         with self._local.writing():
             self._local.sweep()
-            self._local.make_room()
+            # Without the candidate: another one is about to take its place.
+            self._local.make_room(Mark.APPLIED, Mark.GOOD)
             remote = prepare(self._settings, self._nothing)
             done = _points.at(
                 "git fetch",
                 self._runner.run,
-                "fetch",
-                "--quiet",
-                "--no-tags",
-                "--no-recurse-submodules",
-                "--no-write-fetch-head",
-                "--no-auto-maintenance",
-                "--end-of-options",
+                *FETCH,
                 self._settings.url,
                 f"+{self._settings.ref}:{reference(Mark.CANDIDATE)}",
                 timeout=self._settings.limits.fetch_timeout,
@@ -270,16 +266,25 @@ class Source:
         return self._local.marked(mark)
 
     def maintain(self, *, packs: int = MAX_PACKS) -> bool:
-        """Repack if more than `packs` packs piled up; for quiet times, outside a pass. Says whether it did.
+        """Rebuild above the limit on bytes, or join packs if there are more than `packs`; between two passes.
+
+        Says whether it did something. What failed is tried again when there are twice as many packs.
 
         Raises:
-            SourceError: repacking failed; the repository is as it was.
+            SourceError: it failed; the repository is as it was.
         """
-        if self._local.id_length() is None or self._local.packs() <= packs:
+        if self._local.id_length() is None:
             return False
         self._objects.close()
         with self._local.writing():
+            if self._local.make_room(Mark.APPLIED, Mark.GOOD, Mark.CANDIDATE):
+                return True
+            have = self._local.packs()
+            if have <= max(packs, self._patience):
+                return False
+            self._patience = 2 * have
             self._local.repack()
+            self._patience = 0
         return True
 
     # --- private -------------------------------------------------------------------------------------------

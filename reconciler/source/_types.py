@@ -47,8 +47,9 @@ class SourceLimits:
         resolve_timeout: seconds for one ls-remote.
         fetch_timeout: seconds for one fetch.
         read_timeout: seconds for one command on the local repository.
+        repack_timeout: seconds for joining packs.
         pack_bytes: the largest pack that one fetch may bring (bytes).
-        repository_bytes: above it the repository is repacked, and if that does not help, nothing is fetched (bytes).
+        repository_bytes: above it the repository is rebuilt, and if that does not help, nothing is fetched (bytes).
         resolve_memory_bytes: address space of each process of one ls-remote, which keeps the answer in memory (bytes).
         memory_bytes: address space of each process of one fetch (bytes).
         tree_bytes: the largest tree object that is read (bytes).
@@ -63,6 +64,7 @@ class SourceLimits:
     resolve_timeout: float = 30.0
     fetch_timeout: float = 300.0
     read_timeout: float = 60.0
+    repack_timeout: float = 60.0
     pack_bytes: int = 512 * MIB
     repository_bytes: int = 2048 * MIB
     resolve_memory_bytes: int = 256 * MIB

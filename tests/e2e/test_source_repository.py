@@ -630,7 +630,7 @@ def test_another_writer_is_waited_for_and_then_reported(
     source = opened(remote)
     head = fetched(source)
     monkeypatch.setattr(_repository, "LOCK_TIMEOUT", 0.1)
-    with (remote.path.parent.parent / "state" / "git" / "reconciler.lock").open("w") as lock:
+    with (remote.path.parent.parent / "state" / "git.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(SourceError) as caught:
             source.promote(head)
@@ -638,33 +638,6 @@ def test_another_writer_is_waited_for_and_then_reported(
         # Opening and reading go on.
         assert opened(remote).checkout(head).problems == ()
     source.promote(head)
-
-
-def test_repacking_keeps_what_is_marked_and_drops_the_rest(
-    remote: GitRepository, opened: Callable[..., Source]
-) -> None:
-    source = opened(remote)
-    commits = []
-    for number in range(6):
-        commits.append(remote.commit({**FILES, "chains/n.yaml": str(number).encode()}))
-        fetched(source)
-        if number == 2:
-            source.promote(commits[-1])
-            source.promote(commits[-1], Mark.GOOD)
-    lost = remote.commit({"chains/lost.yaml": b"lost"}, parents=())
-    fetched(source)
-    remote.git("update-ref", MAIN, commits[-1])
-    fetched(source)
-    packs = remote.path.parent.parent / "state" / "git" / "objects" / "pack"
-    assert len(list(packs.glob("*.pack"))) == 7
-    assert not source.maintain()
-    assert source.maintain(packs=3)
-    assert len(list(packs.glob("*.pack"))) == 1
-    assert source.checkout(commits[2]).files["chains/n.yaml"] == b"2"
-    assert source.checkout(commits[-1]).files["chains/n.yaml"] == b"5"
-    assert source.marked(Mark.GOOD) == commits[2] == source.applied()
-    with pytest.raises(SourceError):
-        source.checkout(lost)
 
 
 def test_a_git_that_is_too_old_or_missing_is_said(
