@@ -10,7 +10,7 @@ touches it. Planning the state that an executed plan left gives no steps (tests/
 from __future__ import annotations
 
 from reconciler.plan._alone import alone
-from reconciler.plan._generations import Content, compile_chains, verdicts
+from reconciler.plan._generations import Content, compile_chains, read_object, verdicts
 from reconciler.plan._make import PlanInput, make, make_teardown, required_namespaces
 from reconciler.plan._observed import Current, Observed, observe, our_filter
 
@@ -25,6 +25,7 @@ __all__ = [
     "make_teardown",
     "observe",
     "our_filter",
+    "read_object",
     "required_namespaces",
     "verdicts",
 ]

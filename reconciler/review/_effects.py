@@ -73,8 +73,9 @@ class Sided:
 def compare_settings(before: Sided, after: Sided, effects: Effects) -> None:
     """Parameters and config maps of a member that is on both sides."""
     names = {*before.member.params, *after.member.params}
-    for side in (before, after):
-        names |= {spec.name for spec in side.manifest.params} if side.manifest else set()
+    if before.manifest is not None and after.manifest is not None:
+        # Defaults count only where both are known: what cannot be read has not changed them.
+        names |= {spec.name for side in (before.manifest, after.manifest) for spec in side.params}
     for name in sorted(names):
         _param(name, before, after, effects)
     for name in sorted({*before.member.maps, *after.member.maps}):

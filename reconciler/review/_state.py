@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeAlias
 
-from reconciler import elf
+from reconciler import elf, plan
 from reconciler.errors import ElfError
 from reconciler.model import MapRole, encode_json
 
@@ -53,7 +53,7 @@ def layouts(member: Member, package: ReviewPackage) -> dict[str, elf.JsonValue]:
     if program is None or program.object not in package.objects:
         return {}
     try:
-        obj = elf.read_object(package.objects[program.object], name=program.object)
+        obj = plan.read_object(package.objects[program.object], program.object)
         return {
             spec.name: elf.map_layout(obj, spec.name, spec.state_version)
             for spec in package.manifest.maps
