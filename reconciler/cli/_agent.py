@@ -20,7 +20,7 @@ from reconciler.sensor import ask, open_sensor
 from reconciler.status import clean, metrics, render_metrics
 
 if TYPE_CHECKING:
-    from reconciler.cli import Context
+    from reconciler.cli._group import Context
     from reconciler.reconcile import Parts, PassResult
 
 AGENT_SECONDS = 600.0

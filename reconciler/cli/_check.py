@@ -23,7 +23,7 @@ from reconciler.model import Support
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from reconciler.cli import Context
+    from reconciler.cli._group import Context
     from reconciler.config import Config
     from reconciler.model import Features
 

@@ -12,7 +12,7 @@ from reconciler.cli._output import say, say_json
 from reconciler.errors import ExitCode
 
 if TYPE_CHECKING:
-    from reconciler.cli import Context
+    from reconciler.cli._group import Context
 
 
 @click.command()

@@ -31,7 +31,7 @@ from reconciler.errors import ExitCode, InputError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from reconciler.cli import Context
+    from reconciler.cli._group import Context
 
 EXAMPLE: Final = "ratelimit"
 """The package of the example chain."""

@@ -11,7 +11,7 @@ from reconciler.model import INVENTORY_VERSION, Inventory
 from reconciler.state import decode_record, read_file
 
 if TYPE_CHECKING:
-    from reconciler.cli import Context
+    from reconciler.cli._group import Context
     from reconciler.config import Config
 
 

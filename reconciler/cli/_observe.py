@@ -20,7 +20,7 @@ from reconciler.kernel import Scope
 from reconciler.model import HOST_NETNS, STATS_COUNTERS
 
 if TYPE_CHECKING:
-    from reconciler.cli import Context
+    from reconciler.cli._group import Context
     from reconciler.config import SecureConfig
     from reconciler.kernel import Kernel, MemberStats
     from reconciler.model import Attachment, HookPoint, Inventory, Snapshot

@@ -18,7 +18,7 @@ from reconciler.status import clean
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from reconciler.cli import Context
+    from reconciler.cli._group import Context
     from reconciler.model import MapSpec, PackageManifest, ParamSpec, ProgramSpec
 
 MAP_TYPES: Final = (

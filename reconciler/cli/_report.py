@@ -12,12 +12,13 @@ import click
 import msgspec
 
 from reconciler.cli._output import note, say, say_json, table
+from reconciler.cli._quick import state_directory
 from reconciler.errors import ExitCode, StateError, StateVersionError
 from reconciler.state import read_history, read_status
 from reconciler.status import Status, render
 
 if TYPE_CHECKING:
-    from reconciler.cli import Context
+    from reconciler.cli._group import Context
 
 
 @click.command()
@@ -34,9 +35,10 @@ def status(context: Context, *, watch: bool) -> int:
 
 
 def _status_once(context: Context) -> int:
-    data = read_status(Path(context.config.paths.state))
+    state = _state(context)
+    data = read_status(Path(state))
     if data is None:
-        text = f"no pass yet on this host; run `reconciler apply` (state in {context.config.paths.state})"
+        text = f"no pass yet on this host; run `reconciler apply` (state in {state})"
         if context.output == "json":
             say_json(None)
             note(text)
@@ -49,13 +51,21 @@ def _status_once(context: Context) -> int:
         if version > 1:
             raise StateVersionError(f"status.json: written in format {version}, this command reads up to 1")
         current = msgspec.convert(raw, type=Status)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise StateError(f"status.json: damaged ({error}); the next pass writes it again") from error
     if context.output == "json":
         say_json(current)
     else:
         say(render(current, datetime.now(UTC)))
     return int(current.exit_code)
+
+
+def _state(context: Context) -> str:
+    """Where the state lies; the rest of the configuration may be one that the agent would not start with."""
+    try:
+        return state_directory(context.config_path)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return context.config.paths.state  # or what is wrong with it
 
 
 @click.command()

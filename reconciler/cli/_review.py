@@ -20,7 +20,7 @@ from reconciler.errors import ExitCode, InputError, PackageError, SourceError, T
 from reconciler.source import Clone
 
 if TYPE_CHECKING:
-    from reconciler.cli import Context
+    from reconciler.cli._group import Context
     from reconciler.model import PackageRef, Signer
     from reconciler.source import BlobReader
 

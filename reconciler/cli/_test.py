@@ -25,7 +25,7 @@ from reconciler.reconcile import package_refs
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from reconciler.cli import Context
+    from reconciler.cli._group import Context
     from reconciler.config import Config
     from reconciler.manifest import PacketTest
     from reconciler.model import Package

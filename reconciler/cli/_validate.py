@@ -33,7 +33,7 @@ from reconciler.status import clean
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from reconciler.cli import Context
+    from reconciler.cli._group import Context
 
 ARCHIVE: Final = ".tar.gz"
 GZIP: Final = b"\x1f\x8b"

@@ -33,7 +33,7 @@ from reconciler.status import EXIT_PRECEDENCE, clean
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from reconciler.cli import Context
+    from reconciler.cli._group import Context
     from reconciler.config import Config
     from reconciler.model import PackageRef, Signer
     from reconciler.source import Checkout, Source

@@ -18,7 +18,7 @@ import click
 import pytest
 
 from reconciler import elf, errors, status
-from reconciler.cli import VERBS, group
+from reconciler.cli._group import VERBS, group
 from reconciler.config import parse_config, shipped_names
 from reconciler.errors import ExitCode
 

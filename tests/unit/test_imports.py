@@ -9,6 +9,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from typing import TYPE_CHECKING
+
+from reconciler.model import encode_json
+from reconciler.status import Status
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 HEAVY = frozenset(
     {"asyncio", "cryptography", "git", "jsonschema", "pyroute2", "requests", "rich", "sigstore", "ssl", "sqlite3"}
@@ -36,6 +43,9 @@ def test_the_agent_holds_no_more_of_large_libraries_than_it_uses() -> None:
 import reconciler.cli._agent, reconciler.cli._compose, reconciler.packages
 import reconciler.kernel.linux, reconciler.kernel.watch
 from pathlib import Path
+
+from reconciler.model import encode_json
+from reconciler.status import Status
 from reconciler.source._git import GitRunner
 GitRunner(Path("/nonexistent")).version(60)
 """
@@ -50,6 +60,9 @@ def test_a_library_of_which_parts_were_taken_is_whole_for_everybody_else() -> No
 import sys
 import reconciler.kernel._netlink
 from pathlib import Path
+
+from reconciler.model import encode_json
+from reconciler.status import Status
 from reconciler.source._git import GitRunner
 GitRunner(Path("/nonexistent")).version(60)
 assert not {"git", "pyroute2"} & set(sys.modules)
@@ -72,3 +85,18 @@ else:
     raise AssertionError
 """
     imported(code)
+
+
+def test_status_needs_little(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+    report = Status(host="edge", at="2020-01-01T00:00:00+00:00", reason="InSync", exit_code=0, message="fine")
+    (state / "status.json").write_bytes(encode_json(report))
+    config = tmp_path / "config.yaml"
+    config.write_text(f"kind: Config\nspec: {{paths: {{state: {state}}}}}\n")
+    code = "from reconciler.cli import run_command\nassert run_command(['-c', sys.argv[1], 'status']) == 0"
+    found = imported(code, str(config))
+    assert not found & HEAVY
+    assert not found & {"click", "dataclasses", "inspect", "msgspec", "pathlib", "subprocess", "typing"}
+    ours = {name for name in found if name.startswith("reconciler")}
+    assert ours == {"reconciler", "reconciler._words", "reconciler.cli", "reconciler.cli._quick"}
