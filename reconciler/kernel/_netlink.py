@@ -149,8 +149,10 @@ class Route:
         # A dump for one interface is only filtered by kernels that look at tcm_ifindex; older ones send all.
         for payload in self._dump(_RTM_GETQDISC, _TCMSG.pack(0, ifindex, 0, 0, 0)):
             _, index, handle, _, _ = _TCMSG.unpack_from(payload)
+            if handle != CLSACT_HANDLE or ifindex not in {0, index}:
+                continue
             kind = _text(_attributes(payload, _TCMSG.size).get(_TCA_KIND, b""))
-            if handle == CLSACT_HANDLE and kind in {"clsact", "ingress"} and ifindex in {0, index}:
+            if kind in {"clsact", "ingress"}:
                 found[index] = kind
         return found
 

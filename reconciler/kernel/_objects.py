@@ -21,15 +21,20 @@ _SLOT = b"\0\0\0\0"
 
 def links_now() -> Iterator[_bpf.LinkFacts]:
     """All links of the kernel; those that vanish meanwhile are left out."""
-    for number in _bpf.next_ids(_bpf.Cmd.LINK_GET_NEXT_ID):
-        try:
-            descriptor = _bpf.link_by_id(number)
-        except OSError as error:
-            if error.errno in {errno.ENOENT, errno.EAGAIN}:  # EAGAIN: not yet visible, it is being made
-                continue
-            raise
-        with _bpf.closing(descriptor):
-            yield _bpf.link_info(descriptor)
+    found = map(read_link, _bpf.next_ids(_bpf.Cmd.LINK_GET_NEXT_ID))
+    return (link for link in found if link is not None)
+
+
+def read_link(number: int) -> _bpf.LinkFacts | None:
+    """A link by id, None when it has vanished."""
+    try:
+        descriptor = _bpf.link_by_id(number)
+    except OSError as error:
+        if error.errno in {errno.ENOENT, errno.EAGAIN}:  # EAGAIN: not yet visible, it is being made
+            return None
+        raise
+    with _bpf.closing(descriptor):
+        return _bpf.link_info(descriptor)
 
 
 def read_program(number: int) -> Program | None:

@@ -70,13 +70,13 @@ class Reader:
             raise
 
     def hook(
-        self, point: HookPoint, pinned: Mapping[int, str], links: Callable[[int], Iterable[_bpf.LinkFacts]]
+        self, point: HookPoint, pinned: Mapping[int, str], links: Callable[[str, int], Iterable[_bpf.LinkFacts]]
     ) -> HookState:
         """Read one hook until two reads agree, at most 1 + RETRIES times.
 
         Args:
             pinned: pin paths of our links by id.
-            links: the links that may hold the hook with a program of this id, read when it is called.
+            links: the links that may hold the hook in this mode with a program of this id, read when it is called.
 
         Raises:
             OSError: ENODEV when its interface is gone.
@@ -89,11 +89,11 @@ class Reader:
         return state
 
     def _twice(
-        self, point: HookPoint, pinned: Mapping[int, str], links: Callable[[int], Iterable[_bpf.LinkFacts]]
+        self, point: HookPoint, pinned: Mapping[int, str], links: Callable[[str, int], Iterable[_bpf.LinkFacts]]
     ) -> HookState:
         """Two reads, with the links read in between."""
         _, before = self.raw(point)
-        found = [link for _, program in before.xdp for link in links(program)]
+        found = [link for mode, program in before.xdp for link in links(mode, program)]
         device, after = self.raw(point)
         resolver = _hooks.XdpLinks(found, pinned)
         return self.state(_renamed(point, device.name), after, resolver, settled=before == after)
@@ -212,7 +212,7 @@ def _known(seen: Look, raw: _hooks.Raw) -> bool:
 def _settle(reader: Reader, pins: PinWalk, seen: Look, point: HookPoint) -> None:
     """Further tries on one hook that changed between the two reads."""
 
-    def links(_: int) -> Iterable[_bpf.LinkFacts]:
+    def links(_: str, __: int) -> Iterable[_bpf.LinkFacts]:
         seen.links = {link.id: link for link in links_now()}
         return seen.links.values()
 

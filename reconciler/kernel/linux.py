@@ -19,7 +19,7 @@ from reconciler.errors import KernelError, NotSupportedError, StaleError
 from reconciler.kernel import MemberStats, Scope, _attach, _bpf, _evict, _features, _grace, _netns
 from reconciler.kernel._failing import STALE, failing
 from reconciler.kernel._load import load_generation
-from reconciler.kernel._objects import MapKeeper, links_now, walk_pins
+from reconciler.kernel._objects import MapKeeper, links_now, read_link, walk_pins
 from reconciler.kernel._pins import Pins, identity_of
 from reconciler.kernel._snapshot import Reader, look
 from reconciler.model import (
@@ -122,18 +122,28 @@ class LinuxKernel:
 
     def read_hook(self, point: HookPoint) -> HookState:
         """Read one hook again (settled or not). Raises KernelError ENODEV when its interface is gone."""
+        return self._read_hook(point, None)
+
+    def _read_hook(self, point: HookPoint, expected: int | None) -> HookState:
+        """The hook; `expected` is the link that is looked for, so that not all links need to be read."""
         path = f"links/{point.key}"
         pinned: dict[int, str] = {}
+        reader = self._reader()
 
-        def links(program: int) -> Iterable[_bpf.LinkFacts]:
+        def links(mode: str, program: int) -> Iterable[_bpf.LinkFacts]:
             own = self._own_link(path)
             if own is not None and (own.prog_id, own.ifindex) == (program, point.ifindex):
                 pinned[own.id] = path
                 return (own,)  # then nobody else's can hold the hook
+            if not reader.held_by_link(point, mode):
+                return ()
+            known = read_link(expected) if expected is not None else None
+            if known is not None and (known.prog_id, known.ifindex) == (program, point.ifindex):
+                return (known,)
             return links_now()
 
         with failing(f"read {point}"):
-            return self._reader().hook(point, pinned, links)
+            return reader.hook(point, pinned, links)
 
     def _own_link(self, path: str) -> _bpf.LinkFacts | None:
         """The link at the hook's own pin."""
@@ -195,7 +205,8 @@ class LinuxKernel:
     def attach(self, step: Attach, first: Identity) -> OwnedAttachment:
         """Attach the pinned first program of a generation."""
         if step.displace is not None and step.kind is AttachKind.XDP_LINK:
-            return _evict.attach_displacing(self._site(), step, first, self.read_hook(step.point))
+            state = self._read_hook(step.point, step.displace.link_id)
+            return _evict.attach_displacing(self._site(), step, first, state)
         return _attach.attach(self._site(), step, first)
 
     def switch(self, step: Switch, first: Identity) -> OwnedAttachment:
@@ -213,7 +224,7 @@ class LinuxKernel:
     def evict(self, step: Evict) -> None:
         """Remove a foreign attachment after reading it again."""
         try:
-            state = self.read_hook(step.point)
+            state = self._read_hook(step.point, step.attachment.link_id)
         except KernelError as error:
             if error.errno != errno.ENODEV:
                 raise
