@@ -1,0 +1,284 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A host with many namespaces, interfaces and foreign programs, and passes over it with their times by phase.
+
+    python -m tests.kernel.scale [NAMESPACES INTERFACES PROGRAMS]
+
+prints the table that `make torture` prints as well. The journal is in memory: what a real one adds is one fsync a step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
+
+from reconciler.config import SecureConfig, SecureMode
+from reconciler.kernel import _bpf
+from reconciler.kernel._netlink import MIN_INGRESS, BpfFilter, Route
+from reconciler.kernel.linux import LinuxKernel
+from reconciler.model import DriftKind, Inventory
+from tests.kernel import support
+from tests.sim.world import World, desired, member, xdp_chain
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from reconciler.model import DesiredState, Outcome, Plan
+
+TCX = (_bpf.BPF_TCX_INGRESS, _bpf.BPF_TCX_EGRESS)
+OCCUPIED_SHARE = 20
+"""One interface in so many has a foreign XDP program in the place of ours."""
+
+
+@dataclass
+class Host:
+    """The machine.
+
+    Attributes:
+        spaces: by name, the interfaces' names.
+        foreign: ids of foreign programs that are attached.
+        held: descriptors of foreign links.
+    """
+
+    spaces: dict[str, list[str]]
+    foreign: set[int] = field(default_factory=set)
+    held: list[int] = field(default_factory=list)
+
+    @property
+    def state(self) -> DesiredState:
+        """One XDP chain in each namespace, on all of its interfaces."""
+        return desired(
+            *(
+                xdp_chain(f"edge{n}", member("ratelimit"), interfaces=("w*",), netns=name)
+                for n, name in enumerate(self.spaces)
+            )
+        )
+
+    def attach_foreign(self, count: int) -> None:
+        """`count` programs, each another one, spread evenly: tcx links and programs, clsact filters, XDP by netlink."""
+        total = sum(map(len, self.spaces.values()))
+        number = 0
+        for name, interfaces in self.spaces.items():
+            wanted = [count // total + (place < count % total) for place in range(number, number + len(interfaces))]
+            support.in_netns(name, partial(self._fill, interfaces, wanted, number))
+            number += len(interfaces)
+
+    def _fill(self, interfaces: list[str], wanted: list[int], number: int) -> None:
+        with Route() as route:
+            for place, (interface, count) in enumerate(zip(interfaces, wanted, strict=True)):
+                index = socket.if_nametoindex(interface)
+                xdp = count and (number + place) % OCCUPIED_SHARE == 0
+                if xdp:
+                    self._xdp(route, index)
+                for turn in range(count - bool(xdp)):
+                    self._tc(route, index, number + place + turn, turn)
+
+    def _xdp(self, route: Route, index: int) -> None:
+        from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg  # noqa: PLC0415
+
+        with _bpf.closing(_bpf.load_trivial(_bpf.ProgType.XDP, 2, _bpf.BPF_XDP)) as program:
+            message = ifinfmsg()
+            message["index"] = index
+            values = [("IFLA_XDP_FD", program), ("IFLA_XDP_FLAGS", _bpf.XDP_FLAGS_DRV_MODE)]
+            message["attrs"] = [("IFLA_XDP", {"attrs": values})]
+            route._change(19, 0, message)
+            self.foreign.add(_bpf.prog_info(program).id)
+
+    def _tc(self, route: Route, index: int, kind: int, turn: int) -> None:
+        with _bpf.closing(_bpf.load_trivial(_bpf.ProgType.SCHED_CLS, -1)) as program:
+            match kind % 3:
+                case 0:
+                    self.held.append(_bpf.link_create_tcx(program, index, TCX[turn % 2], None))
+                case 1:
+                    _bpf.tcx_attach(program, index, TCX[turn % 2])
+                case _:
+                    with contextlib.suppress(FileExistsError):
+                        route.add_clsact(index)
+                    wanted = BpfFilter(
+                        ifindex=index,
+                        parent=MIN_INGRESS,
+                        prio=300 + turn,
+                        protocol=3,
+                        chain=0,
+                        handle=1,
+                        program_id=0,
+                        name="theirs",
+                        direct_action=True,
+                    )
+                    route.set_filter(wanted, program, replace=False)
+            self.foreign.add(_bpf.prog_info(program).id)
+
+    def attached(self) -> tuple[set[int], dict[tuple[str, str], int]]:
+        """What other tools would find: programs on tc hooks, and the program on each interface's XDP hook."""
+        tc: set[int] = set()
+        xdp: dict[tuple[str, str], int] = {}
+
+        def look(name: str) -> None:
+            with Route() as route:
+                qdiscs = route.clsact()
+                for index, device in route.devices().items():
+                    if not device.name.startswith("w"):
+                        continue
+                    for hook in TCX:
+                        tc.update(program for program, _ in _bpf.tcx_query(index, hook).entries)
+                    if index in qdiscs:
+                        tc.update(item.program_id for item in route.filters(index, MIN_INGRESS))
+                    for _, program in device.xdp:
+                        xdp[name, device.name] = program
+
+        for name in self.spaces:
+            support.in_netns(name, partial(look, name))
+        return tc, xdp
+
+
+@contextlib.contextmanager
+def host(namespaces: int, interfaces: int) -> Iterator[Host]:
+    """So many namespaces, and interfaces w0, w1, … spread over them; each is joined to its neighbour's."""
+    names = [support.unique() for _ in range(namespaces)]
+    ends = [(names[number * namespaces // interfaces], number) for number in range(interfaces)]
+    spaces: dict[str, list[str]] = {name: [] for name in names}
+    lines = []
+    for (left, _), (right, _) in zip(ends[::2], ends[1::2], strict=True):
+        near, far = f"w{len(spaces[left])}", f"w{len(spaces[right]) + (left == right)}"
+        spaces[left].append(near)
+        spaces[right].append(far)
+        lines.append(f"link add name {near} netns {left} type veth peer name {far} netns {right}")
+    made = Host(spaces)
+    try:
+        batch([f"netns add {name}" for name in names])
+        batch(lines)
+        yield made
+    finally:
+        for descriptor in made.held:
+            os.close(descriptor)
+        batch([f"netns del {name}" for name in names], check=False)
+
+
+def batch(lines: list[str], *, check: bool = True) -> None:
+    """Commands for ip(8), in one process."""
+    subprocess.run(["ip", "-force", "-batch", "-"], input="\n".join(lines).encode(), check=check, capture_output=True)
+
+
+# === passes ================================================================================================
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One pass: seconds by phase, and what came out."""
+
+    name: str
+    snapshot: float
+    plan: float
+    apply: float
+    made: Plan
+    outcome: Outcome
+
+    @property
+    def evicted(self) -> set[int]:
+        """Programs that were evicted or displaced."""
+        gone = {step.program.id for step in self.outcome.done if step.step == "evict"}
+        return gone | {
+            step.displace.program_id for step in self.outcome.done if step.step == "attach" and step.displace
+        }
+
+    @property
+    def foreign(self) -> int:
+        """How many are said to be foreign."""
+        return sum(drift.kind is DriftKind.FOREIGN for drift in self.made.drift)
+
+    def __str__(self) -> str:
+        counts = Counter(step.step for step in self.outcome.done)
+        steps = " ".join(f"{count} {kind}" for kind, count in counts.most_common() if count > 1) or "nothing"
+        phases = {"snapshot": self.snapshot, "plan": self.plan, "apply": self.apply}
+        return "  ".join((f"{self.name:22}", *(f"{phase} {spent:6.2f} s" for phase, spent in phases.items()), steps))
+
+
+class Watched(World):
+    """A world that says how long each phase takes."""
+
+    def one_pass(self, name: str, state: DesiredState) -> Pass:
+        real, looked = self.kernel.snapshot, 0.0
+
+        def snapshot(scope: object) -> object:
+            nonlocal looked
+            start = time.perf_counter()
+            found = real(scope)  # type: ignore[arg-type]
+            looked += time.perf_counter() - start
+            return found
+
+        self.kernel.snapshot = snapshot  # type: ignore[method-assign, assignment]
+        start = time.perf_counter()
+        try:
+            made = self.plan(state)
+        finally:
+            self.kernel.snapshot = real  # type: ignore[method-assign]
+        planned = time.perf_counter()
+        outcome = self.execute(made)
+        done = Pass(name, looked, planned - start - looked, time.perf_counter() - planned, made, outcome)
+        print(done, flush=True)  # noqa: T201  # shown by `make torture` and on failure
+        return done
+
+
+def world(kernel: LinuxKernel, made: Host, mode: SecureMode, limit: int) -> Watched:
+    secure = SecureConfig(mode=mode, namespaces=tuple(made.spaces), interfaces=("w*",), max_evictions=limit)
+    return Watched(kernel=kernel, inventory=Inventory(boot_id=kernel.boot_id()), secure=secure)
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """What `story` saw; sets of interfaces are of (namespace, name).
+
+    Attributes:
+        foreign: ids of the programs that others attached.
+        passes: two in audit, then in enforce until one has nothing to do.
+        occupied: interfaces without our program after audit.
+        missing: those without it at the end.
+        left: foreign programs that were still attached at the end.
+    """
+
+    foreign: set[int]
+    passes: list[Pass]
+    occupied: set[tuple[str, str]]
+    missing: set[tuple[str, str]]
+    left: set[int]
+
+
+def story(pins: Path, namespaces: int, interfaces: int, programs: int, limit: int) -> Story:
+    """Audit, enforce over several passes, and back to nothing; what came out is judged by the caller."""
+    with contextlib.ExitStack() as stack:
+        made = stack.enter_context(host(namespaces, interfaces))
+        kernel = stack.enter_context(contextlib.closing(LinuxKernel(pin_dir=pins)))
+        with kernel.expedite():
+            made.attach_foreign(programs)
+        audit = world(kernel, made, SecureMode.AUDIT, limit)
+        passes = [audit.one_pass("audit, first", made.state), audit.one_pass("audit, nothing to do", made.state)]
+        everywhere = {(name, interface) for name, found in made.spaces.items() for interface in found}
+        occupied = everywhere - ours(audit, made)
+        audit.secure = world(kernel, made, SecureMode.ENFORCE, limit).secure
+        while passes[-1].made.steps or len(passes) == 2:
+            passes.append(audit.one_pass("enforce", made.state))
+        tc, xdp = made.attached()
+        missing = everywhere - ours(audit, made)
+        with kernel.expedite():
+            audit.one_pass("everything taken off", desired())
+        return Story(made.foreign, passes, occupied, missing, (tc | set(xdp.values())) & made.foreign)
+
+
+def ours(audit: World, made: Host) -> set[tuple[str, str]]:
+    """Interfaces on which the kernel runs a program of ours, whatever the inventory says."""
+    mine = {program.identity.id for loaded in audit.inventory.generations for program in loaded.programs}
+    return {place for place, program in made.attached()[1].items() if program in mine}
+
+
+if __name__ == "__main__":
+    spaces, devices, strangers = [int(word) for word in sys.argv[1:]] or [200, 1000, 2000]
+    with support.pin_directory() as folder:
+        story(folder / "rc", spaces, devices, strangers, max(strangers // 4, 1))
