@@ -546,3 +546,86 @@ def test_submodules_with_options_in_them_are_not_even_stored(
         with pytest.raises(SourceError) as caught:
             source.fetch(head)
     assert caught.value.reason == "ObjectsRefused"
+
+
+# --- refs that are not what they seem ----------------------------------------------------------------------
+
+
+def test_a_tag_of_the_same_name_is_not_the_branch(repository: GitRepository, tmp_path: Path) -> None:
+    head = repository.head()
+    assert head is not None
+    other = repository.commit(FILES, ref=None, parents=(), message="other")
+    repository.git("update-ref", "refs/tags/main", other)
+    repository.git("update-ref", "refs/heads/refs/heads/main", other)
+    repository.git("update-ref", "refs/tags/refs/heads/main", other)
+    with closing(local(repository, tmp_path)) as source:
+        assert fetched(source) == head
+
+
+def test_a_branch_that_is_a_link_is_followed_at_the_server_and_a_circle_is_no_ref(
+    repository: GitRepository, tmp_path: Path
+) -> None:
+    head = repository.head()
+    assert head is not None
+    repository.git("update-ref", "refs/heads/real", head)
+    repository.git("symbolic-ref", MAIN, "refs/heads/real")
+    with closing(local(repository, tmp_path)) as source:
+        assert fetched(source) == head
+        repository.git("symbolic-ref", "refs/heads/real", MAIN)
+        assert refusal(source).disposition is Disposition.BACKOFF
+        repository.git("symbolic-ref", "HEAD", "refs/heads/elsewhere")  # where HEAD points is no matter
+        (repository.path / "refs" / "heads" / "main").write_text(f"{head}\n")
+        assert source.resolve() == head
+
+
+def varint(number: int) -> bytes:
+    """A size as deltas write it."""
+    out = bytearray()
+    while True:
+        number, low = number >> 7, number & 0x7F
+        out.append(low | (0x80 if number else 0))
+        if not number:
+            return bytes(out)
+
+
+def test_deltas_that_unfold_into_gigabytes_end_with_a_limit(https: HttpsServer, tmp_path: Path) -> None:
+    """Each delta is its base 128 times: 64 KiB, 8 MiB, 1 GiB, in a pack of few KiB."""
+    base = bytes(1 << 16)
+    body = bytearray()
+
+    def add(kind: int, content: bytes, size: int, reference: bytes = b"") -> None:
+        head = bytearray([kind << 4 | size & 0xF])
+        size >>= 4
+        while size:
+            head[-1] |= 0x80
+            head.append(size & 0x7F)
+            size >>= 7
+        body.extend(head + reference + zlib.compress(content))
+
+    add(3, base, len(base))
+    size, oid = len(base), hashlib.sha1(b"blob %d\0" % len(base) + base).digest()
+    for times in (128, 128):
+        # Copy instructions of at most 64 KiB (a size of 0 means that), 16 MiB with three bytes of size.
+        piece = min(size, 1 << 16)
+        copies = [(at, piece) for at in range(0, size, piece)] * times
+        delta = varint(size) + varint(size * times)
+        for at, _ in copies:
+            delta += b"\x8f" + at.to_bytes(4, "little")
+        add(7, delta, len(delta), oid)
+        size *= times
+        if size <= 8 << 20:
+            oid = hashlib.sha1(b"blob %d\0" % size + bytes(size)).digest()
+    pack = b"PACK" + (2).to_bytes(4, "big") + (3).to_bytes(4, "big") + bytes(body)
+    pack += hashlib.sha1(pack).digest()
+    assert len(pack) < 1 << 20
+    answer = b"000dpackfile\n"
+    for at in range(0, len(pack), 60_000):
+        piece_of_pack = pack[at : at + 60_000]
+        answer += b"%04x\x01" % (len(piece_of_pack) + 5) + piece_of_pack
+    https.fault = fetching(status(200, answer + b"0000", Content_Type=RESULT))
+    with closing(hostile(https, tmp_path, memory_bytes=512 << 20)) as source:
+        head = source.resolve()
+        with pytest.raises(SourceError) as caught:
+            source.fetch(head)
+        assert caught.value.reason == "SourceTooLarge"
+        assert not list((tmp_path / "git" / "objects").rglob("tmp_*"))

@@ -58,6 +58,8 @@ def failed(messages: bytes, headers: bytes = b"") -> Completed:
         ("fatal: Out of memory, malloc failed (tried to allocate 4294967296 bytes)", "SourceTooLarge"),
         (f"error: object {'0' * 40}: hasDotgit: contains '.git'\nfatal: fsck error in packed object", "ObjectsRefused"),
         ("fatal: fsck error in packed object", "ObjectsRefused"),
+        (f"fatal: SHA1 COLLISION FOUND WITH {'0' * 40} !", "ObjectsRefused"),
+        (f"fatal: SHA-1 appears to be part of a collision attack: {'0' * 40}", "ObjectsRefused"),
         ("fatal: early EOF\nfatal: fetch-pack: invalid index-pack output", "SourceUnavailable"),
         (
             "error: RPC failed; curl 56 GnuTLS recv error (-110): The TLS connection was cut.",
