@@ -77,7 +77,8 @@ _REASONS: Final[tuple[tuple[str, str, str], ...]] = (
         "the source sends more than the limits allow",
     ),
     (
-        r"fsck error|error: object [0-9a-f]+: \w+:|SHA1 COLLISION|part of a collision attack|did not send all necessary objects|bad object",
+        r"fsck error|error: object [0-9a-f]+: \w+:|SHA1 COLLISION|part of a collision attack"
+        r"|did not send all necessary objects|bad object",
         "ObjectsRefused",
         "the source sends objects that do not pass git's checks",
     ),
