@@ -29,9 +29,18 @@ AGENT_SECONDS = 600.0
 
 @click.command()
 @click.option("--unsafe-trust-first-use", is_flag=True, help="Take the first head without source.minimumCommit.")
+@click.option("--snapshot", type=click.Path(path_type=Path), help="Plan for a host recorded by `observe --record`.")
+@click.option("--repository", type=click.Path(path_type=Path), default=Path(), help="With --snapshot: the clone.")
+@click.option("--commit", default="HEAD", help="With --snapshot: the commit to plan.  [default: HEAD]")
 @click.pass_obj
-def plan(context: Context, *, unsafe_trust_first_use: bool) -> int:
+def plan(
+    context: Context, *, unsafe_trust_first_use: bool, snapshot: Path | None, repository: Path, commit: str
+) -> int:
     """Show what apply would do. Changes nothing. Exit 0: in sync, 2: changes or drift."""
+    if snapshot is not None:
+        from reconciler.cli._offline import plan_from  # noqa: PLC0415  # needs neither host nor kernel
+
+        return plan_from(context, snapshot, repository, commit)
     answer = _ask(context, "plan", {})
     if answer is None:
         with _parts(context, unsafe_first_use=unsafe_trust_first_use) as parts, progress("planning"):
@@ -252,6 +261,7 @@ def _show(context: Context, answer: dict[str, Any], *, plan_only: bool = False) 
         say(f"Commit {wanted['commit'][:12]} {clean(wanted['subject'], 80)} (signed by {signer})")
     if answer["plan"] is not None and (plan_only or answer["plan"]["steps"] or answer["plan"]["pending"]):
         say_plan(answer["plan"])
+        say(f"State {answer['plan']['state_digest'][:12]}")
     outcome = answer.get("outcome")
     if outcome and outcome["failed"]:
         note(f"failed: {outcome['failed']['step']['step']}: {clean(outcome['failed']['message'], 2000)}")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from reconciler import plan, policy
-from reconciler.cli._compose import make_kernel
+from reconciler.cli._compose import host_facts, make_kernel
 from reconciler.cli._local import config_if_any, saved_inventory
 from reconciler.cli._output import note, progress, say, say_json, table
 from reconciler.config import Config, SecureMode, SourceConfig
@@ -54,8 +54,14 @@ class Seen:
 
 @click.command()
 @click.option("--netns", multiple=True, metavar="NAME", help="Only these network namespaces (`host` is the host's).")
+@click.option(
+    "--record",
+    "record_file",
+    type=click.Path(path_type=Path),
+    help="Also write what plans depend on to this file, for `plan --snapshot` and `review --snapshots`.",
+)
 @click.pass_obj
-def observe(context: Context, *, netns: tuple[str, ...]) -> int:
+def observe(context: Context, *, netns: tuple[str, ...], record_file: Path | None) -> int:
     """What runs on this host's network hooks: ours, tolerated, or foreign and how it could be removed."""
     config = config_if_any(context) or Config(source=SourceConfig(url=""))
     secure = config.secure
@@ -66,6 +72,8 @@ def observe(context: Context, *, netns: tuple[str, ...]) -> int:
             names = netns or _namespaces(secure, inventory)
             snapshot = kernel.snapshot(Scope(namespaces=names))
             counted = counters_of(kernel, inventory)
+            if record_file is not None:
+                _record(record_file, config, kernel, inventory, netns)
         finally:
             kernel.close()
     if netns and snapshot.missing:
@@ -80,6 +88,16 @@ def observe(context: Context, *, netns: tuple[str, ...]) -> int:
     if not snapshot.complete:
         note("the kernel changed while it was read, so this may not be all; run it again")
     return ExitCode.OK
+
+
+def _record(path: Path, config: Config, kernel: Kernel, inventory: Inventory, netns: tuple[str, ...]) -> None:
+    from reconciler.cli._offline import record_host  # noqa: PLC0415  # plans and packages are not needed otherwise
+
+    record = record_host(config, kernel, inventory, host_facts(config), netns)
+    try:
+        path.write_bytes(plan.encode_record(record))
+    except OSError as error:
+        raise InputError(f"{path}: expected to write the record: {error.strerror}") from error
 
 
 def counters_of(kernel: Kernel, inventory: Inventory) -> tuple[MemberStats, ...]:

@@ -82,11 +82,12 @@ def history(context: Context, *, limit: int) -> int:
             str(record.get("time", ""))[:19] + "Z",
             record.get("event", ""),
             str(record.get("commit", ""))[:12],
+            str(record.get("state", ""))[:12],
             _what(record),
         )
         for record in records
     ]
-    table(("TIME", "EVENT", "COMMIT", "WHAT"), rows)
+    table(("TIME", "EVENT", "COMMIT", "STATE", "WHAT"), rows)
     return ExitCode.OK
 
 

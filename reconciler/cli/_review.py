@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -12,16 +11,18 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import click
 
-from reconciler import packages, trust
 from reconciler import review as reviews
+from reconciler.cli._archives import PackageReader
 from reconciler.cli._output import say
 from reconciler.cli._tree import read_tree
-from reconciler.errors import ExitCode, InputError, PackageError, SourceError, TrustError
+from reconciler.errors import ExitCode, InputError, SourceError
 from reconciler.source import Clone
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from reconciler.cli._group import Context
-    from reconciler.model import PackageRef, Signer
+    from reconciler.plan import HostRecord
     from reconciler.source import BlobReader
 
 COLOURS: Final = {
@@ -61,6 +62,9 @@ class _Sides:
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write JSON to this file.")
 @click.option("--markdown", "markdown_file", type=click.Path(path_type=Path), help="Also write a comment to this file.")
 @click.option("--sarif", "sarif_file", type=click.Path(path_type=Path), help="Also write SARIF to this file.")
+@click.option(
+    "--snapshots", type=click.Path(path_type=Path), help="Folder of records of `observe --record`: hosts as they are."
+)
 @click.option("--fail-on", type=click.Choice(SEVERITIES), help="Exit 2 if a finding is at least so severe.")
 @click.option("--now", type=click.DateTime([DATE]), help="Date for acknowledgements.  [default: today, UTC]")
 @click.pass_obj
@@ -75,6 +79,7 @@ def review(  # noqa: PLR0913 - one for each option
     json_file: Path | None,
     markdown_file: Path | None,
     sarif_file: Path | None,
+    snapshots: Path | None,
     fail_on: str | None,
     now: datetime | None,
 ) -> int:
@@ -86,16 +91,19 @@ def review(  # noqa: PLR0913 - one for each option
         raise click.UsageError("expected either HEAD or --worktree, got both")
     if not worktree and head is None:
         raise click.UsageError("expected two commits, BASE and HEAD, or --worktree")
+    hosts = tuple(reviews.group_of(record) for record in _records(snapshots)) if snapshots is not None else ()
     date = (now or datetime.now(UTC)).strftime(DATE)
     with Clone(folder) as clone:
         sides = _worktree(clone, folder, base) if head is None else _commits(clone, base, head)
         reading = reviews.read(sides.base, sides.head)
-        reader = _PackageReader()
+        reader = PackageReader()
         looked = tuple(
             {ref: found for ref in refs if (found := reader.read(ref, blobs)) is not None}
             for refs, blobs in zip(reading.refs, sides.blobs, strict=True)
         )
-        made = reviews.make(reading, (looked[0], looked[1]), kind=sides.kind, now=date, problem=sides.problem)
+        made = reviews.make(
+            reading, (looked[0], looked[1]), kind=sides.kind, now=date, problem=sides.problem, hosts=hosts
+        )
     texts = {
         "json": lambda: reviews.to_json(made),
         "markdown": lambda: reviews.render_markdown(made),
@@ -114,6 +122,16 @@ def review(  # noqa: PLR0913 - one for each option
     if fail_on is not None and worst is not None and worst.rank <= reviews.Severity(fail_on).rank:
         return ExitCode.CHANGES
     return ExitCode.OK
+
+
+def _records(folder: Path) -> Iterator[HostRecord]:
+    from reconciler.cli._offline import read_record  # noqa: PLC0415  # brings more along than a review needs
+
+    files = sorted(folder.glob("*.json"))
+    if not files:
+        raise InputError(f"{folder}: expected records of `reconciler observe --record` (*.json), got none")
+    for path in files:
+        yield read_record(path)
 
 
 def _write(path: Path, text: str) -> None:
@@ -167,45 +185,3 @@ def _worktree(clone: Clone, folder: Path, base: str) -> _Sides:
         blobs=(one.blobs, blob),
         kind="worktree",
     )
-
-
-# --- packages ----------------------------------------------------------------------------------------------
-
-
-class _PackageReader:
-    """Reads archives of the repository: digest, form, package.yaml against its objects; never libbpf."""
-
-    def __init__(self) -> None:
-        self._parsed: dict[PackageRef, reviews.ReviewPackage] = {}
-
-    def read(self, ref: PackageRef, blobs: BlobReader) -> reviews.ReviewPackage | str | None:
-        """The package, why it cannot be had, or None if it lies elsewhere."""
-        if ref.repository != "git":
-            return None
-        path = f"packages/{packages.archive_name(ref)}"
-        try:
-            archive = blobs(path, packages.MAX_ARCHIVE_BYTES)
-            if archive is None:
-                return f"expected {path} in the repository, got none"
-            digest = packages.digest_of(archive)
-            if digest != ref.digest:
-                return f"expected the digest {ref.digest}, got {digest}"
-            if ref not in self._parsed:
-                self._parsed[ref] = self._open(ref, archive, path, blobs)
-        except (PackageError, SourceError) as error:
-            return "; ".join(str(finding) for finding in error.diagnostics()[:3])
-        return self._parsed[ref]
-
-    def _open(self, ref: PackageRef, archive: bytes, path: str, blobs: BlobReader) -> reviews.ReviewPackage:
-        parsed, files = packages.open_archive(archive, file=path)
-        if (parsed.name, parsed.version) != (ref.name, ref.version):
-            raise PackageError(f"expected {ref.name} {ref.version} in package.yaml, got {parsed.name} {parsed.version}")
-        objects = {program.object: files[program.object] for program in parsed.programs}
-        signer = self._signer(f"{path}{packages.BUNDLE_SUFFIX}", blobs)
-        return reviews.ReviewPackage(ref=ref, manifest=parsed, objects=objects, signer=signer)
-
-    def _signer(self, path: str, blobs: BlobReader) -> Signer | None:
-        with contextlib.suppress(SourceError, TrustError):
-            bundle = blobs(path, packages.MAX_BUNDLE_BYTES)
-            return trust.claimed_signer(bundle) if bundle is not None else None
-        return None

@@ -5,6 +5,7 @@ Pure: trees, packages and signers are arguments; nothing here reads Git, verifie
 libbpf. Everything that comes from HEAD may be hostile: renderers bound and escape every text.
 """
 
+from reconciler.review._fleet import group_of
 from reconciler.review._json import to_document, to_json, to_json_text
 from reconciler.review._make import Reading, make, read
 from reconciler.review._markdown import MAX_MARKDOWN, render_markdown
@@ -29,6 +30,7 @@ __all__ = [
     "Rule",
     "Severity",
     "Tree",
+    "group_of",
     "make",
     "read",
     "render_markdown",

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Final
 
 from reconciler import manifest
 from reconciler._documents import parse_glob
-from reconciler.model import HostFacts
+from reconciler.model import HostFacts, HostGroup, PaperPolicy, Support
 from reconciler.review._words import few, selector_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from reconciler.model import Chain, Hook, HostGroup, HostSelector
+    from reconciler.model import Chain, Hook, HostSelector
+    from reconciler.plan import HostRecord
 
 MAX_COHORTS: Final = 64
 """Cohorts of one group; hosts that differ in more ways are taken for one that selects whatever any of them does."""
@@ -155,6 +156,29 @@ def _words(group: HostGroup, here: frozenset[str] | None, there: frozenset[str] 
 def hosts_words(count: int | None) -> str:
     """Such as "1 host"; "hosts" if nobody knows how many."""
     return "hosts" if count is None else "1 host" if count == 1 else f"{count} hosts"
+
+
+def group_of(record: HostRecord) -> HostGroup:
+    """A recorded host as a group of one."""
+    interfaces: dict[str, set[str]] = {}
+    for each in record.snapshot.interfaces:
+        interfaces.setdefault(each.netns, set()).add(each.name)
+    known = {name: getattr(record.snapshot.features, name) for name in ("xdp_link", "tcx", "clsact", "btf", "expedite")}
+    return HostGroup(
+        name=record.facts.name,
+        labels=dict(record.facts.labels),
+        names=(record.facts.name,),
+        interfaces={netns: tuple(sorted(names)) for netns, names in sorted(interfaces.items())},
+        features={
+            name.replace("_", "-"): value is Support.YES
+            for name, value in known.items()
+            if value is not Support.UNKNOWN
+        },
+        secure_mode=record.secure.mode,
+        policy=PaperPolicy(id=record.policy),
+        guardrail_count=record.guardrail.count,
+        guardrail_share=record.guardrail.share,
+    )
 
 
 # --- cohorts -----------------------------------------------------------------------------------------------

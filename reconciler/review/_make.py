@@ -106,7 +106,13 @@ def read(base: Tree, head: Tree) -> Reading:
 
 
 def make(
-    reading: Reading, packages: tuple[Packages, Packages], *, kind: Kind, now: str, problem: str | None = None
+    reading: Reading,
+    packages: tuple[Packages, Packages],
+    *,
+    kind: Kind,
+    now: str,
+    problem: str | None = None,
+    hosts: tuple[HostGroup, ...] = (),
 ) -> Review:
     """The review of a change.
 
@@ -116,8 +122,12 @@ def make(
         kind: how HEAD's side came about.
         now: RFC 3339 date that acknowledgements are compared with.
         problem: why BASE and HEAD do not merge, if so.
+        hosts: recorded hosts, besides the groups of both sides.
     """
-    return _Maker(reading, packages, kind, now, problem).make()
+    maker = _Maker(reading, packages, kind, now, problem)
+    if hosts:
+        maker.fleet = Fleet(tuple(sorted((*maker.fleet.groups, *hosts), key=lambda group: group.name)))
+    return maker.make()
 
 
 def _keep_unreadable(base: Side, head: Side) -> None:

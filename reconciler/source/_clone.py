@@ -106,6 +106,10 @@ class Clone:
                 return folder
         raise SourceError(f"{path}: expected a work tree, got a bare repository", reason="NotARepository")
 
+    def holds(self, commit: str) -> bool:
+        """Whether the clone has this commit."""
+        return bool(_ID.fullmatch(commit)) and self._run("cat-file", "-e", f"{commit}^{{commit}}").code == 0
+
     @property
     def shallow(self) -> bool:
         """Whether history ends at a boundary."""

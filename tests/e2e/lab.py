@@ -196,6 +196,11 @@ class Result:
             pytest.fail(f"{' '.join(self.arguments)}: expected exit {code} {reason or ''}, got {self}")
         return self
 
+    def expect_code(self, code: int) -> Self:
+        """This run, if it ended with this code; for verbs that make no pass."""
+        assert self.code == code, f"{' '.join(self.arguments)}: expected exit {code}, got {self.code}: {self.err}"
+        return self
+
     def __str__(self) -> str:
         text = self.out
         with contextlib.suppress(ValueError, KeyError, TypeError):
