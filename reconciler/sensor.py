@@ -3,6 +3,9 @@
 
 Events wake, they never decide: what an event says is dropped, and the pass observes again. The control socket carries
 one JSON object per line each way; who is asking is taken from the kernel (SO_PEERCRED), never from the message.
+
+Waiting is also where the service manager hears from the agent: while the loop waits it pings often, and what the loop
+does between two waits gets a budget of its own.
 """
 
 from __future__ import annotations
@@ -40,6 +43,13 @@ REPLY_SECONDS: Final = 2.0
 
 SETTLE_SECONDS: Final = 0.05
 """Interfaces come in bursts; one pass serves all events of this span."""
+
+WORK_SECONDS: Final = 1800.0
+"""How long the watchdog lets the loop be busy between two waits. More than all limits of one pass together: asking
+and fetching (6 minutes), packages (5 for each web server), health checks (10), manifests of 64 MiB (minutes)."""
+
+NOTIFY_SECONDS: Final = 1.0
+"""A service manager that does not read its socket within this time does not get the message."""
 
 
 class Watch(Protocol):
@@ -83,6 +93,61 @@ class Wake:
     commands: tuple[Command, ...] = ()
 
 
+class ServiceManager:
+    """systemd, if it started this process: sd_notify(3) over the datagram socket that the environment names.
+
+    The watchdog is told two spans: `WatchdogSec` of the unit while the loop waits, during which it is pinged at half of
+    that, and `WORK_SECONDS` while the loop works, during which nothing pings. So a loop that hangs is ended in either
+    case, and a fetch that takes minutes is not. Without a socket nothing happens; a lost message is no error.
+    """
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._address = environment.get("NOTIFY_SOCKET", "")
+        usec = environment.get("WATCHDOG_USEC", "")
+        ours = environment.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+        self._watchdog = int(usec) / 1e6 if ours and usec.isdigit() else 0.0
+        self._ready = False
+        self._working = False
+
+    @property
+    def ping_seconds(self) -> float:
+        """The longest time between two calls of `waiting` that the watchdog bears."""
+        return self._watchdog / 2 if self._watchdog > 0 else float("inf")
+
+    def waiting(self) -> None:
+        """The loop waits, or waits on; for the first time: the first pass is over, which is what ready means."""
+        lines = [] if self._ready else ["READY=1"]
+        self._ready = True
+        if self._watchdog > 0:
+            lines += [f"WATCHDOG_USEC={int(self._watchdog * 1e6)}"] if self._working else []
+            lines += ["WATCHDOG=1"]
+        self._working = False
+        self._send(*lines)
+
+    def working(self) -> None:
+        """The loop begins to work, before the first pass too."""
+        self._working = True
+        if self._watchdog > 0:
+            self._send(f"WATCHDOG_USEC={int(max(self._watchdog, WORK_SECONDS) * 1e6)}", "WATCHDOG=1")
+
+    def status(self, text: str) -> None:
+        """One line for `systemctl status`."""
+        self._send(f"STATUS={text}")
+
+    def stopping(self) -> None:
+        """The loop ends because it was asked to."""
+        self._send("STOPPING=1")
+
+    def _send(self, *lines: str) -> None:
+        if not self._address or not lines:
+            return
+        # A name that begins with @ is in the abstract namespace, see unix(7).
+        address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection, contextlib.suppress(OSError):
+            connection.settimeout(NOTIFY_SECONDS)
+            connection.sendto("\n".join(lines).encode(), address)
+
+
 @dataclass(slots=True)
 class _Client:
     connection: socket.socket
@@ -93,7 +158,15 @@ class _Client:
 class Sensor:
     """Made by `open_sensor`, ended by `close`. Only the thread that made it may use it."""
 
-    def __init__(self, listener: socket.socket | None, path: Path | None, watches: Iterable[Watch]) -> None:
+    def __init__(
+        self,
+        listener: socket.socket | None,
+        path: Path | None,
+        watches: Iterable[Watch],
+        manager: ServiceManager,
+    ) -> None:
+        self._manager = manager
+        manager.working()
         self._selector = selectors.DefaultSelector()
         self._listener = listener
         self._path = path
@@ -142,12 +215,21 @@ class Sensor:
 
     def wait(self, seconds: float) -> Wake:
         """Sleep until something happens, at most `seconds`."""
+        wake = self._wait(seconds)
+        if wake.stop:
+            self._manager.stopping()
+        else:
+            self._manager.working()
+        return wake
+
+    def _wait(self, seconds: float) -> Wake:
         deadline = time.monotonic() + max(seconds, 0.0)
         stop = changed = poll = False
         commands: list[Command] = []
         left = max(seconds, 0.0)
         while True:  # at least one look, so that a signal is seen however much there is to do
-            for key, _ in self._selector.select(min([left, *self._client_waits()])):
+            self._manager.waiting()
+            for key, _ in self._selector.select(min([left, self._manager.ping_seconds, *self._client_waits()])):
                 source = key.fileobj
                 if source is self._signal_read:
                     numbers = self._read_signals()
@@ -247,15 +329,18 @@ def _command(client: _Client) -> Command | None:
     return Command(verb=verb, arguments=arguments, uid=uid, pid=pid, connection=client.connection)
 
 
-def open_sensor(path: Path | None, *, mode: int, group: str | None, watches: Iterable[Watch]) -> Sensor:
-    """Listen on the control socket and take over SIGTERM, SIGINT and SIGHUP.
+def open_sensor(
+    path: Path | None, *, mode: int, group: str | None, watches: Iterable[Watch], manager: ServiceManager | None = None
+) -> Sensor:
+    """Listen on the control socket and take over SIGTERM, SIGINT and SIGHUP; `manager` hears of it.
 
     Raises:
         ConfigError: the group does not exist.
         StateError: the socket cannot be made.
     """
+    manager = manager or ServiceManager({})
     if path is None:
-        return Sensor(None, None, watches)
+        return Sensor(None, None, watches, manager)
     try:
         gid = grp.getgrnam(group).gr_gid if group is not None else -1
     except KeyError as error:
@@ -277,7 +362,7 @@ def open_sensor(path: Path | None, *, mode: int, group: str | None, watches: Ite
     except OSError as error:
         listener.close()
         raise StateError(f"cannot listen on {path}: {error.strerror}") from error
-    return Sensor(listener, path, watches)
+    return Sensor(listener, path, watches, manager)
 
 
 def ask(path: Path, verb: str, arguments: Mapping[str, Any], *, timeout: float) -> dict[str, Any] | None:

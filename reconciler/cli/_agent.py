@@ -16,7 +16,7 @@ from reconciler.cli import _compose as compose
 from reconciler.cli._output import note, progress, say, say_json, say_plan
 from reconciler.errors import ExitCode, ReconcilerError
 from reconciler.model import to_builtins
-from reconciler.sensor import ask, open_sensor
+from reconciler.sensor import ServiceManager, ask, open_sensor
 from reconciler.status import clean, metrics, render_metrics
 
 if TYPE_CHECKING:
@@ -72,8 +72,9 @@ def run(context: Context, *, unsafe_trust_first_use: bool) -> int:
     config = context.config
     control = Path(config.control_path)
     with compose.open_parts(config, unsafe_first_use=unsafe_trust_first_use, emit=compose.emit_json) as parts:
-        sensor = open_sensor(control, mode=config.control.mode, group=config.control.group, watches=())
-        reporter = Reporter(parts)
+        manager = ServiceManager(os.environ)
+        sensor = open_sensor(control, mode=config.control.mode, group=config.control.group, watches=(), manager=manager)
+        reporter = Reporter(parts, manager)
         try:
             agent = reconcile.Agent(
                 parts,
@@ -91,10 +92,11 @@ def run(context: Context, *, unsafe_trust_first_use: bool) -> int:
 
 
 class Reporter:
-    """After each pass: one event with the reason code, the metrics file, the metrics port."""
+    """After each pass: one event with the reason code, a line for systemd, the metrics file, the metrics port."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, manager: ServiceManager) -> None:
         self.parts = parts
+        self.manager = manager
         self.server = None
         listen = parts.config.metrics.listen
         if listen is not None:
@@ -119,6 +121,7 @@ class Reporter:
                 "steps": status.steps,
             }
         )
+        self.manager.status(clean(f"{status.reason}: {status.message}", 200))
         textfile = self.parts.config.metrics.textfile
         if textfile is None and self.server is None:
             return

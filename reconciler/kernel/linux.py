@@ -104,7 +104,8 @@ class LinuxKernel:
     def snapshot(self, scope: Scope) -> Snapshot:
         """Read interfaces, hooks, programs, links and our pins."""
         pins = walk_pins(self._pins, self._keeper)
-        seen = look(self._reader(), scope, pins)
+        with failing("read programs by id (CAP_SYS_ADMIN)"):
+            seen = look(self._reader(), scope, pins)
         return Snapshot(
             boot_id=self.boot_id(),
             features=self.features(),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from reconciler import plan
-from reconciler.errors import ExitCode, ReconcilerError
+from reconciler.errors import ExitCode, ReconcilerError, StateError
 from reconciler.model import encode_json, to_builtins
 from reconciler.reconcile import _operations as operations
 from reconciler.reconcile._parts import Request
@@ -139,9 +139,12 @@ class Agent:
     def run(self) -> None:
         clock = self.parts.clock
         self.schedule.start(clock.monotonic(), phase_of(self.machine, self.schedule.interval))
+        booted = self._booted()
         while True:
             now = clock.monotonic()
-            poll = now >= self.schedule.next_poll
+            # The network may wait for the first pass after a boot: what was applied last is attached, nobody is asked.
+            poll = now >= self.schedule.next_poll and not booted
+            booted = False
             if poll or now >= self.schedule.next_drift:
                 result = self.one_pass(Request(poll=poll))
                 if poll and not (result.transient or result.retry_now):
@@ -152,6 +155,14 @@ class Agent:
             if wake.stop:
                 return
             self.schedule.woken(clock.monotonic(), changed=wake.changed, poll=wake.poll)
+
+    def _booted(self) -> bool:
+        """Whether the host was started anew since the last pass; then nothing of ours is attached."""
+        try:
+            inventory = self.parts.state.inventory()
+        except StateError:
+            return False
+        return inventory is not None and inventory.boot_id != self.parts.kernel.boot_id()
 
     def one_pass(self, request: Request) -> PassResult:
         """One pass, its report, and the watches that fit what is desired now."""

@@ -361,3 +361,16 @@ def test_a_host_that_never_applied_anything_can_be_asked(make_host: Callable[...
     host.origin.commit(chain())
     assert asked(host, "plan")["exitCode"] == 4
     assert asked(host, "teardown")["exitCode"] == 0
+
+
+def test_after_a_boot_the_first_pass_asks_nobody_and_the_second_one_follows_at_once(edge: Host) -> None:
+    contact = edge.apply().status.contact
+    edge.reboot()
+    edge.clock.seconds += 3600
+    done = run(edge, None, None)
+    first, second = done.results[:2]
+    assert (first.status.reason, first.status.contact) == ("Applied", contact)
+    assert edge.runs() == ["ratelimit"]
+    assert done.sensor.slept[0] == 0
+    assert second.status.contact != contact
+    assert run(edge).results[0].status.contact != contact  # no boot, so the source is asked at once
