@@ -97,7 +97,8 @@ def _lines(status: Report, now: datetime) -> Iterator[str]:
     contact = f"last answered {age(status.contact, now)} ago" if status.contact else "never answered"
     yield f"source     {contact}{_poll(status, now)}"
     suspended = f", suspended until {status.suspension.until}: {status.suspension.reason}" if status.suspension else ""
-    yield f"mode       secure mode {status.mode}, policy {status.policy[:12]}{suspended}"
+    reviewed = f", reviewed for {status.reviewed_policy[:12]}" if status.reviewed_policy else ""
+    yield f"mode       secure mode {status.mode}, policy {status.policy[:12]}{reviewed}{suspended}"
     synced = status.chains - status.chains_pending
     hooks = f"{status.hooks} hook{'' if status.hooks == 1 else 's'}"
     digest = f", state {status.state_digest[:12]}" if status.state_digest else ""

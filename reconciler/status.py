@@ -61,6 +61,7 @@ class Status:
         at: RFC 3339, end of the pass.
         reason: the one reason code.
         findings: everything that is wrong, worst first.
+        reviewed_policy: another policy id that the repository's HostGroup gives for this host; "" when they agree.
         seconds: how long the pass took.
     """
 
@@ -86,6 +87,7 @@ class Status:
     notes: tuple[str, ...] = ()
     expiry: Expiry | None = None
     policy: str = ""
+    reviewed_policy: str = ""
     state_digest: str = ""
     plan_digest: str = ""
     steps: int = 0

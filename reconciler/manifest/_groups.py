@@ -12,10 +12,11 @@ from reconciler.manifest._chains import check_head
 from reconciler.model import HOST_NETNS, HostGroup, PaperPolicy, PaperSigner
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from reconciler._documents import Document
     from reconciler.errors import Diagnostic
+    from reconciler.model import HostFacts
 
 Fields: TypeAlias = dict[str, Any]
 
@@ -57,6 +58,17 @@ def parse_groups(files: Mapping[str, bytes], *, problems: tuple[Diagnostic, ...]
                 findings.append(document.finding(f"{message} already; rename one", "/metadata/name"))
             groups.setdefault(group.name, group)
     return Groups(groups=tuple(groups[name] for name in sorted(groups)), findings=tuple(findings))
+
+
+def policies_of(groups: Iterable[HostGroup], host: HostFacts) -> frozenset[str]:
+    """The policy ids that the groups of a host give for it."""
+    labels, name = host.labels.items(), host.name.lower()
+    mine = (
+        group
+        for group in groups
+        if group.labels.items() <= labels and (not group.names or name in {each.lower() for each in group.names})
+    )
+    return frozenset(group.policy.id for group in mine if group.policy.id is not None)
 
 
 def _read(document: Document) -> tuple[HostGroup | None, tuple[Diagnostic, ...]]:

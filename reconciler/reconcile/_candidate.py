@@ -140,6 +140,7 @@ def read_commit(parts: Parts, commit: str, signer: str, record: SourceRecord, *,
         state_digest=read.state_digest,
         packages=_packages(parts, read, record, fresh=fresh),
         fresh=fresh,
+        policies=read.policies,
     )
 
 
@@ -159,10 +160,18 @@ def _read(parts: Parts, commit: str, record: SourceRecord) -> ReadCommit:
         subject=clean(info.subject, 120),
         author_time=info.time,
         blobs=checkout.blobs,
+        policies=_policies(parts, commit),
     )
     if applied:
         parts.memo.good = read
     return read
+
+
+def _policies(parts: Parts, commit: str) -> frozenset[str]:
+    """What the commit's groups say about this host's policy: told in `status`, and never obeyed."""
+    with suppress(SourceError):
+        return manifest.policies_of(manifest.parse_groups(parts.source.paper(commit)).groups, parts.facts)
+    return frozenset()
 
 
 def _previous(parts: Parts, checkout: Checkout, record: SourceRecord) -> Checkout | None:

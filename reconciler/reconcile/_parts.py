@@ -54,6 +54,7 @@ class ReadCommit:
 
     Attributes:
         blobs: reads the commit's other files, for packages that the store does not hold.
+        policies: ids that the commit's groups give for the policy of this host; for the report only.
     """
 
     commit: str
@@ -62,6 +63,7 @@ class ReadCommit:
     subject: str
     author_time: int
     blobs: BlobReader
+    policies: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
@@ -120,6 +122,7 @@ class Wanted:
 
     Attributes:
         fresh: not applied yet (or judged anew under another policy or configuration).
+        policies: as in `ReadCommit`.
         critical: what is wrong with it although it runs on (a revoked signer).
     """
 
@@ -131,6 +134,7 @@ class Wanted:
     state_digest: str
     packages: Mapping[str, Package]
     fresh: bool
+    policies: frozenset[str] = frozenset()
     critical: tuple[Finding, ...] = ()
 
 

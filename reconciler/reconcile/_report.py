@@ -51,6 +51,7 @@ def summarize(
         notes=(*ledger.notes.warnings, *(made.notes if made else ())),
         expiry=nearest_expiry(config.trust),
         policy=trust_digest(config),
+        reviewed_policy=_reviewed(trust_digest(config), wanted),
         state_digest=wanted.state_digest if wanted else ledger.record.state_digest or "",
         plan_digest=made.digest if made else "",
         steps=len(made.steps) if made else 0,
@@ -59,6 +60,12 @@ def summarize(
         gaps=outcome.gaps if outcome else {},
         seconds=round(seconds, 3),
     )
+
+
+def _reviewed(policy: str, wanted: Wanted | None) -> str:
+    """The policy id that this host's group was reviewed for, if it is another than the host's."""
+    said = sorted(wanted.policies) if wanted else []
+    return "" if not said or any(policy.startswith(each) for each in said) else said[0]
 
 
 def _remaining_drift(made: Plan | None, outcome: Outcome | None) -> tuple[Drift, ...]:

@@ -18,13 +18,12 @@ from typing import TYPE_CHECKING, Final, Self
 from reconciler.errors import SourceError
 from reconciler.source._git import MINIMUM_GIT, Completed, GitRunner
 from reconciler.source._read import ObjectReader, parse_commit
-from reconciler.source._tree import CHAINS, TreeReader
+from reconciler.source._tree import CHAINS, HOSTS, TreeReader
 from reconciler.source._types import Checkout, SourceLimits
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-HOSTS: Final = "hosts"
 MERGE_TREE_GIT: Final = (2, 38)
 """`git merge-tree --write-tree` came with 2.38."""
 MAX_CONFLICTS: Final = 20

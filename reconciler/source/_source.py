@@ -14,11 +14,12 @@ from reconciler.source._git import MAX_HEADERS, MINIMUM_GIT, GitRunner
 from reconciler.source._read import ObjectReader, check_id, parse_commit
 from reconciler.source._remote import explain, moved, prepare
 from reconciler.source._repository import FETCH, LocalRepository, disk_errors, reference
-from reconciler.source._tree import TreeReader
+from reconciler.source._tree import HOSTS, TreeReader
 from reconciler.source._types import Ancestry, Checkout, CommitInfo, Mark, SourceRefusedError, SourceSettings
 from reconciler.source._url import check_ref
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 MAX_PACKS: Final = 50
@@ -238,6 +239,12 @@ class Source:
         tree = TreeReader(self._objects, self._settings.limits, self.describe(commit).tree)
         files, problems = tree.manifests()
         return Checkout(commit=commit, files=files, problems=problems, blobs=tree.blob)
+
+    def paper(self, commit: str) -> Mapping[str, bytes]:
+        """Files below hosts/, which say how `commit` was reviewed; what cannot be taken is left out."""
+        tree = TreeReader(self._objects, self._settings.limits, self.describe(commit).tree)
+        files, _ = tree.manifests((HOSTS,))
+        return files
 
     def read_blob(self, commit: str, path: str, limit: int) -> bytes | None:
         """One file of `commit`; None if it has none.

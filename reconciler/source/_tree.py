@@ -18,6 +18,8 @@ from reconciler.source._types import SourceLimits, SourceRefusedError
 
 ROOT_FILE: Final = "reconciler.yaml"
 CHAINS: Final = "chains"
+HOSTS: Final = "hosts"
+"""Read for reviews and reports only."""
 MAX_NAME: Final = 255
 """Bytes; NAME_MAX of common file systems, so that whoever reviews the repository can check it out."""
 MAX_PROBLEMS: Final = 200
