@@ -106,8 +106,10 @@ def _verify_commits(parts: Parts, base: str | None, head: str, notes: Notes) -> 
     commits = parts.source.new_commits(base, head) if base is not None else (head,)
     signer = ""
     for commit in commits or (head,):
+        if parts.memo.raw is None or parts.memo.raw[0] != commit:
+            parts.memo.raw = (commit, parts.source.read_commit(commit))
         verified = trust.verify_commit(
-            parts.source.read_commit(commit),
+            parts.memo.raw[1],
             commit=commit,
             allowed_signers=config.allowed_signers,
             revoked=config.revoked,

@@ -72,9 +72,11 @@ class Memo:
 
     Attributes:
         good: the commit applied last, read against itself.
+        raw: id and bytes of the commit whose signature was verified last; it is verified again in every pass.
     """
 
     good: ReadCommit | None = None
+    raw: tuple[str, bytes] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

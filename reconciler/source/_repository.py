@@ -290,6 +290,9 @@ class LocalRepository:
         """The commit under `mark`, None if there is none."""
         if self.id_length() is None:
             return None
+        with contextlib.suppress(OSError, SourceError):
+            # As git writes it. A ref that is packed, symbolic or damaged is git's to read.
+            return check_id((self.directory / reference(mark)).read_text("ascii", "replace").removesuffix("\n"))
         done = self.run("rev-parse", "--verify", "--quiet", "--end-of-options", reference(mark))
         text = done.output.decode("ascii", "replace").strip()
         # With --end-of-options git 2.39 prints the option itself as well.

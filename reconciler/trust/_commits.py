@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who signed a commit: SSH signatures over canonical bytes, checked by ssh-keygen under the host's policy.
+"""Who signed a commit: SSH signatures over canonical bytes, checked under the host's policy.
 
 The steps, in this order, and none of them looks at words that a verifier prints:
 
@@ -7,7 +7,8 @@ The steps, in this order, and none of them looks at words that a verifier prints
 2. they have one canonical form: no NUL, headers in git's order, exactly one signature header, the last one;
 3. the armour is SSH's. PGP and X.509 are refused here, because git would start gpg or gpgsm for them;
 4. the signature is in its one canonical spelling (`_sshsig.py`), made for the namespace "git";
-5. `ssh-keygen -Y find-principals` and `-Y verify` accept it under the allowed signers, and under the revocations.
+5. a plain key that is listed plainly is accepted at once (`_accept.py`); about everything else, every refusal among it,
+   `ssh-keygen -Y find-principals` and `-Y verify` decide, under the allowed signers and under the revocations.
 
 Time: `valid-after` and `valid-before` of the allowed signers are compared with `now`, not with the committer's date,
 which the signer chooses. So a key that expired signs nothing that is *new* to a host, however the commit is dated.
@@ -31,6 +32,7 @@ from typing import TYPE_CHECKING, Final
 
 from reconciler.errors import ConfigError, IdentityError, RevokedError, SignatureError, TrustError
 from reconciler.model import Signer
+from reconciler.trust._accept import accept
 from reconciler.trust._sshsig import BEGIN, NAMESPACE, SshSignature, read_signature
 
 if TYPE_CHECKING:
@@ -86,6 +88,9 @@ def verify_commit(raw: bytes, *, commit: str, allowed_signers: bytes, revoked: b
         signature = read_signature(signed.armour)
     except ValueError as error:
         raise SignatureError(f"commit {commit}: {error}", reason="SignatureNotCanonical") from error
+    signer = accept(signed.payload, signature, allowed_signers=allowed_signers, revoked=revoked)
+    if signer is not None:
+        return signer
     with contextlib.ExitStack() as stack:
         verifier = _Verifier(
             payload=signed.payload,

@@ -57,12 +57,14 @@ class SshSignature:
         key: the public key in wire format.
         fingerprint: "SHA256:" and unpadded base64, as ssh-keygen prints it.
         hash_algorithm: what the message is hashed with, "sha512" or "sha256".
+        signature: the inner signature in wire format, of a type that fits the key.
     """
 
     key_type: str
     key: bytes
     fingerprint: str
     hash_algorithm: str
+    signature: bytes
 
 
 def read_signature(armour: bytes) -> SshSignature:
@@ -72,7 +74,7 @@ def read_signature(armour: bytes) -> SshSignature:
         ValueError: it is not an SSH signature for git in its one canonical form; says what is wrong.
     """
     blob = _unarmour(armour)
-    reader = _Reader(blob)
+    reader = Reader(blob)
     if reader.take(len(_MAGIC)) != _MAGIC:
         raise ValueError("expected the magic SSHSIG")
     if (version := reader.uint32()) != _VERSION:
@@ -93,6 +95,7 @@ def read_signature(armour: bytes) -> SshSignature:
         key=key,
         fingerprint=fingerprint(key),
         hash_algorithm=algorithm.decode("ascii"),
+        signature=signature,
     )
 
 
@@ -120,7 +123,7 @@ def _unarmour(armour: bytes) -> bytes:
 
 def _check_key(key: bytes) -> tuple[bytes, int]:
     # The key's type, and for RSA the length of the modulus in bytes.
-    reader = _Reader(key)
+    reader = Reader(key)
     key_type = reader.string()
     if key_type not in _SIGNATURES:
         kinds = ", ".join(name.decode("ascii") for name in _SIGNATURES)
@@ -144,7 +147,7 @@ def _check_key(key: bytes) -> tuple[bytes, int]:
 
 
 def _check_signature(key_type: bytes, rsa_bytes: int, signature: bytes) -> None:
-    reader = _Reader(signature)
+    reader = Reader(signature)
     signature_type, blob = reader.string(), reader.string()
     if signature_type not in _SIGNATURES[key_type]:
         raise ValueError(f"expected a signature that fits the key {key_type!r}, got {signature_type[:60]!r}")
@@ -158,14 +161,23 @@ def _check_signature(key_type: bytes, rsa_bytes: int, signature: bytes) -> None:
         if len(blob) != rsa_bytes:
             raise ValueError(f"expected an RSA signature of {rsa_bytes} bytes, got {len(blob)}")
     else:
-        numbers = _Reader(blob)
+        numbers = Reader(blob)
         numbers.mpint("r")
         numbers.mpint("s")
         numbers.end("the ECDSA signature")
 
 
-class _Reader:
-    # RFC 4251, section 5, without any tolerance.
+def is_canonical_key(kind: bytes, key: bytes) -> bool:
+    """Whether `key` is a public key of type `kind` in the one form that `read_signature` accepts."""
+    try:
+        return _check_key(key)[0] == kind
+    except ValueError:
+        return False
+
+
+class Reader:
+    """RFC 4251, section 5, without any tolerance: each method takes one value, and raises ValueError."""
+
     def __init__(self, data: bytes) -> None:
         self._data = data
         self._position = 0
