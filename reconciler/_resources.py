@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files that ship with the program: schemas, policies and the compiled packages of bpf/.
+"""The files that ship with the program: schemas, policies, CI jobs and the compiled packages of bpf/.
 
 An installed wheel holds them below `reconciler/_data/`; in a checkout (editable install) they are read from the
 folders that they are written in or built into. Nothing here says what a file means.
@@ -10,12 +10,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
-Kind: TypeAlias = Literal["schema", "policies", "packages"]
+Kind: TypeAlias = Literal["schema", "policies", "packages", "ci"]
 
 CHECKOUT: Final[dict[Kind, tuple[str, ...]]] = {
     "schema": ("schema",),
     "policies": ("policies",),
     "packages": ("build", "packages"),
+    "ci": ("deploy", "ci"),
 }
 """Folder of the checkout for each kind; scripts/hatch_build.py puts the same ones into the wheel (a test compares)."""
 

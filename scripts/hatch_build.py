@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Puts schema/, policies/ and the compiled packages of bpf/ into the wheel, as `reconciler/_data/KIND/`.
+"""Puts schema/, policies/, deploy/ci/ and the compiled packages of bpf/ into the wheel, as `reconciler/_data/KIND/`.
 
 An editable install gets none of it: `reconciler._resources` then reads the checkout, so nothing goes stale.
 """
@@ -11,7 +11,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-SOURCES = {"schema": "schema", "policies": "policies", "packages": "build/packages"}
+SOURCES = {"schema": "schema", "policies": "policies", "packages": "build/packages", "ci": "deploy/ci"}
 """Kind of resource → folder of the checkout; `reconciler._resources` reads the same folders (a test compares)."""
 
 

@@ -16,6 +16,7 @@ import stat
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -207,6 +208,10 @@ def _write_repository(places: Places, name: str) -> None:
     _put(places.policy / "tests" / "demo.yaml", templates.packet_test().encode())
     _put(places.policy / "README.md", templates.readme(name).encode())
     _put(places.policy / ".gitignore", templates.GITIGNORE.encode())
+    for source, (target, mode) in templates.CI_FILES.items():
+        text = resource("ci", source).replace(b"@VERSION@", metadata.version("ebpf-reconciler").encode())
+        _put(places.policy / target, text, mode=mode)
+    _put(places.policy / ".pre-commit-config.yaml", templates.PRE_COMMIT.encode())
     for schema in names("schema"):
         _put(places.policy / "schema" / schema, resource("schema", schema))
 

@@ -14,7 +14,7 @@ import click
 from reconciler import review as reviews
 from reconciler.cli._archives import PackageReader
 from reconciler.cli._output import say
-from reconciler.cli._tree import read_tree
+from reconciler.cli._tree import read_file, read_tree
 from reconciler.errors import ExitCode, InputError, SourceError
 from reconciler.source import Clone
 
@@ -65,6 +65,12 @@ class _Sides:
 @click.option(
     "--snapshots", type=click.Path(path_type=Path), help="Folder of records of `observe --record`: hosts as they are."
 )
+@click.option(
+    "--from",
+    "document",
+    type=click.Path(path_type=Path),
+    help="Show the review in this JSON file.",
+)
 @click.option("--fail-on", type=click.Choice(SEVERITIES), help="Exit 2 if a finding is at least so severe.")
 @click.option("--now", type=click.DateTime([DATE]), help="Date for acknowledgements.  [default: today, UTC]")
 @click.pass_obj
@@ -80,6 +86,7 @@ def review(  # noqa: PLR0913 - one for each option
     markdown_file: Path | None,
     sarif_file: Path | None,
     snapshots: Path | None,
+    document: Path | None,
     fail_on: str | None,
     now: datetime | None,
 ) -> int:
@@ -87,23 +94,12 @@ def review(  # noqa: PLR0913 - one for each option
 
     Exit 0 whenever a review was made; 2 only with --fail-on; 1 when none could be made.
     """
-    if worktree and head is not None:
-        raise click.UsageError("expected either HEAD or --worktree, got both")
-    if not worktree and head is None:
-        raise click.UsageError("expected two commits, BASE and HEAD, or --worktree")
-    hosts = tuple(reviews.group_of(record) for record in _records(snapshots)) if snapshots is not None else ()
-    date = (now or datetime.now(UTC)).strftime(DATE)
-    with Clone(folder) as clone:
-        sides = _worktree(clone, folder, base) if head is None else _commits(clone, base, head)
-        reading = reviews.read(sides.base, sides.head)
-        reader = PackageReader()
-        looked = tuple(
-            {ref: found for ref in refs if (found := reader.read(ref, blobs)) is not None}
-            for refs, blobs in zip(reading.refs, sides.blobs, strict=True)
-        )
-        made = reviews.make(
-            reading, (looked[0], looked[1]), kind=sides.kind, now=date, problem=sides.problem, hosts=hosts
-        )
+    if document is not None:
+        if worktree or head is not None or snapshots is not None or now is not None:
+            raise click.UsageError("expected either --from, or what is to be reviewed, got both")
+        made = reviews.from_json(read_file(document, reviews.MAX_DOCUMENT_BYTES), file=str(document))
+    else:
+        made = _review(base, head, worktree=worktree, folder=folder, snapshots=snapshots, now=now)
     texts = {
         "json": lambda: reviews.to_json(made),
         "markdown": lambda: reviews.render_markdown(made),
@@ -122,6 +118,28 @@ def review(  # noqa: PLR0913 - one for each option
     if fail_on is not None and worst is not None and worst.rank <= reviews.Severity(fail_on).rank:
         return ExitCode.CHANGES
     return ExitCode.OK
+
+
+def _review(
+    base: str, head: str | None, *, worktree: bool, folder: Path, snapshots: Path | None, now: datetime | None
+) -> reviews.Review:
+    if worktree and head is not None:
+        raise click.UsageError("expected either HEAD or --worktree, got both")
+    if not worktree and head is None:
+        raise click.UsageError("expected two commits, BASE and HEAD, or --worktree")
+    hosts = tuple(reviews.group_of(record) for record in _records(snapshots)) if snapshots is not None else ()
+    date = (now or datetime.now(UTC)).strftime(DATE)
+    with Clone(folder) as clone:
+        sides = _worktree(clone, folder, base) if head is None else _commits(clone, base, head)
+        reading = reviews.read(sides.base, sides.head)
+        reader = PackageReader()
+        looked = tuple(
+            {ref: found for ref in refs if (found := reader.read(ref, blobs)) is not None}
+            for refs, blobs in zip(reading.refs, sides.blobs, strict=True)
+        )
+        return reviews.make(
+            reading, (looked[0], looked[1]), kind=sides.kind, now=date, problem=sides.problem, hosts=hosts
+        )
 
 
 def _records(folder: Path) -> Iterator[HostRecord]:

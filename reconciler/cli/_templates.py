@@ -192,6 +192,31 @@ def packet_test() -> str:
     return TEST.format(port=DEMO_PORT)
 
 
+CI_FILES: Final = {
+    "github/reconciler-review.yml": (".github/workflows/reconciler-review.yml", 0o644),
+    "github/reconciler-review-comment.yml": (".github/workflows/reconciler-review-comment.yml", 0o644),
+    "gitlab-ci.yml": (".gitlab-ci.yml", 0o644),
+    "review.sh": ("ci/review.sh", 0o755),
+}
+"""Jobs that review changes: file that ships to its place in the repository, and its mode."""
+
+PRE_COMMIT: Final = """\
+# `pre-commit install` runs both before each commit (https://pre-commit.com).
+repos:
+  - repo: local
+    hooks:
+      - id: reconciler-validate
+        name: reconciler validate
+        entry: reconciler validate .
+        language: system
+        pass_filenames: false
+      - id: reconciler-review
+        name: reconciler review
+        entry: reconciler review --worktree --fail-on high
+        language: system
+        pass_filenames: false
+"""
+
 GITIGNORE: Final = """\
 # Keys never belong into this repository, not even for a moment.
 *.pem
@@ -211,6 +236,7 @@ repository, verifies who signed each commit and each package, and makes its hook
 | `reconciler.yaml` | the name of this repository |
 | `chains/` | one chain per document: which programs, in which order, on which hooks of which hosts |
 | `tests/` | packets, and what a chain must do with them |
+| `.github/`, `.gitlab-ci.yml`, `ci/` | jobs that review changes; keep those of your forge |
 | `packages/` | signed packages; chains name them by version and digest |
 | `schema/` | for your editor: completion and checks while you type |
 

@@ -7,6 +7,7 @@ libbpf. Everything that comes from HEAD may be hostile: renderers bound and esca
 
 from reconciler.review._fleet import group_of
 from reconciler.review._json import to_document, to_json, to_json_text
+from reconciler.review._load import MAX_DOCUMENT_BYTES, from_json
 from reconciler.review._make import Reading, make, read
 from reconciler.review._markdown import MAX_MARKDOWN, render_markdown
 from reconciler.review._rules import RULES, Family, Rule, Severity
@@ -15,6 +16,7 @@ from reconciler.review._text import render_text
 from reconciler.review._values import Cohort, Finding, HookChange, Kind, Line, Packages, Review, ReviewPackage, Tree
 
 __all__ = [
+    "MAX_DOCUMENT_BYTES",
     "MAX_MARKDOWN",
     "RULES",
     "Cohort",
@@ -30,6 +32,7 @@ __all__ = [
     "Rule",
     "Severity",
     "Tree",
+    "from_json",
     "group_of",
     "make",
     "read",

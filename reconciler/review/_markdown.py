@@ -152,7 +152,7 @@ def code_html(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9 ._/:,()+-]", "_", clean(text, 120))
+    return re.sub(r"[^A-Za-z0-9 ._/:,()+-]|(?<=:)/", "_", clean(text, 120))
 
 
 def _picture(chain: ChainChange) -> str:

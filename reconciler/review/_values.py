@@ -6,13 +6,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from reconciler.model import Acknowledgement
 from reconciler.review._rules import RULES, Severity
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from reconciler.errors import Diagnostic
-    from reconciler.model import Acknowledgement, PackageManifest, PackageRef, Signer
+    from reconciler.model import PackageManifest, PackageRef, Signer
 
 FORMAT_VERSION = 1
 """Of the JSON document."""
