@@ -245,13 +245,23 @@ def change_mode(
             try:
                 with failing(call, OCCUPIED, UNSUPPORTED):
                     made, mode = create_xdp(site, step.point, program, step.mode)
+                gap = clock() - start
+                with _bpf.closing(made):
+                    return _pin_again(site, made, step, mode), gap
             except KernelError:
                 _restore(site, step, old)
                 raise
-            gap = clock() - start
-    with _bpf.closing(made):
+
+
+def _pin_again(site: Site, made: int, step: ChangeMode, mode: str) -> OwnedAttachment:
+    """The new link takes the old one's pin; the hook is free again if it cannot."""
+    try:
         site.pins.unlink(step.pin)
-        return pin_link(site, made, step, mode), gap
+    except KernelError:
+        with suppress(OSError):
+            _bpf.link_detach(made)
+        raise
+    return pin_link(site, made, step, mode)
 
 
 def _restore(site: Site, step: ChangeMode, old: int) -> None:
