@@ -153,6 +153,8 @@ class Convergence:
         """The watermark moves only after everything is as the commit wants it."""
         if not wanted.fresh:
             self.ledger.record = replace(self.ledger.record, state_digest=wanted.state_digest)
+            if self.ledger.record.seen == wanted.commit:  # no other commit waits for its packages
+                self.parts.packages.prune(frozenset(wanted.packages))
             return
         before = self.ledger.record.applied
         if before is None or before.id != wanted.commit:
