@@ -8,9 +8,8 @@ import sys
 import zlib
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from tests.kernel import support
 from tests.kernel.killed.process import Kill, forked, warmed
 
 if TYPE_CHECKING:
@@ -20,11 +19,10 @@ if TYPE_CHECKING:
     from tests.kernel.killed.host import Host, Report, Seen, Side
     from tests.kernel.killed.process import Ended, When
 
+T = TypeVar("T")
+
 CHUNK = 100
 """Rounds under one pair of packet streams, which end by themselves after ten minutes."""
-
-TRIES = 4
-"""How often a point is gone for again: rcu_expedited, which the whole machine shares, is written only if it reads 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,19 +83,13 @@ class Rounds:
     # --- kills -----------------------------------------------------------------------------------------------
 
     def kill_at(self, place: Place) -> None:
-        """Killed there, in as many rounds as it takes to be exactly there."""
-        for _ in range(TRIES):
-            while self.other() != place.side:
-                self.peace()
-            if "rcu_expedited" in place.name:
-                support.eventually(self.host.may_expedite)
-            ended = self.host.struck(place.side, Kill(place.number, place.when, place.name))
-            self.recovered(place, ended)
-            if ended.killed:
-                self.struck.add((place.side, place.name, place.when))
-                return
-        message = f"{place}: this point did not come again"
-        raise AssertionError(message)
+        """Killed exactly there."""
+        while self.other() != place.side:
+            self.peace()
+        ended = self.host.struck(place.side, Kill(place.number, place.when, place.name))
+        self.recovered(place, ended)
+        assert ended.killed, f"{place}: this point did not come"
+        self.struck.add((place.side, place.name, place.when))
 
     def twice(self, first: Place, second: int, when: When) -> None:
         """Killed there, and again in the recovery."""
@@ -140,7 +132,7 @@ def under_traffic(rounds: Rounds, places: Iterable[Place]) -> None:
         assert [got.dropped for got in received] == [0, 0], (chunk[0], chunk[-1], [got.escaped[:3] for got in received])
 
 
-def chunked(places: Iterable[Place]) -> Iterator[list[Place]]:
+def chunked(places: Iterable[T]) -> Iterator[list[T]]:
     waiting = iter(places)
     while chunk := list(itertools.islice(waiting, CHUNK)):
         yield chunk

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every call that changes anything fails, with any errno: one reason, everything undone or everything done, then sync.
+
+`make test` takes a point of every kind with one errno, `make torture` every point, and every kind with every errno.
+"""
+
+from __future__ import annotations
+
+import errno
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+
+from reconciler import _points, reconcile
+from reconciler.errors import ReconcilerError
+from tests.kernel import support
+from tests.kernel.killed.host import Host, Scene
+from tests.kernel.killed.process import Fail, forked
+from tests.kernel.killed.rounds import Rounds, alternating, chunked, kind_of, sample, say
+from tests.unit.test_docs import documented_reasons
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
+    from typing import Literal
+
+    from tests.kernel.killed.rounds import Place
+
+    Hooks = Mapping[str, tuple[tuple[str, str | None, str], ...]]
+
+ERRNOS = (
+    errno.ENOSPC,
+    errno.EIO,
+    errno.EROFS,
+    errno.ENOMEM,
+    errno.EMFILE,
+    errno.EINTR,
+    errno.EBUSY,
+    errno.EPERM,
+    errno.ENODEV,
+)
+WAYS = ("tcx", "clsact")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failed:
+    """A pass in which something failed, and the hooks right after it; None when it could not even begin."""
+
+    reason: str
+    message: str
+    hooks: Hooks | None = None
+
+
+@pytest.fixture
+def rounds(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rounds]:
+    way: Literal["tcx", "clsact"] = request.param
+    with support.pin_directory() as pins, Scene() as scene:
+        host = Host(tmp_path, scene, way, pins)
+        try:
+            made = Rounds(host)
+            made.start()
+            yield made
+        finally:
+            host.close()
+
+
+def failing(host: Host) -> Failed:
+    """One pass, in a child in which a point fails."""
+    try:
+        with host.opened() as parts:
+            status = reconcile.Pass(parts, reconcile.Request()).run().status
+            _points.hook = None
+            return Failed(reason=status.reason, message=status.message, hooks=host.look(parts).hooks)
+    except ReconcilerError as error:  # the command prints it and ends
+        return Failed(reason=error.reason, message=str(error))
+
+
+def fail_at(rounds: Rounds, place: Place, number: int, *, onwards: bool = False) -> str:
+    """The pass fails there; its reason."""
+    host, names = rounds.host, documented_reasons()
+    while rounds.other() != place.side:
+        rounds.peace()
+    host.push(place.side)
+    strike = Fail(place.number, number, place.name, onwards=onwards)
+    ended = forked(lambda: failing(host), strike)
+    found: Failed = ended.value
+    what = (place, errno.errorcode[number], found)
+    try:
+        assert found.reason in names, "expected a documented reason"
+        assert found.reason != "InternalError"
+        if found.hooks is not None:
+            one_of_both(found.hooks, rounds.seen[rounds.at].hooks, rounds.seen[place.side].hooks)
+    except AssertionError as error:
+        message = f"{what}: {error}"
+        raise AssertionError(message) from error
+    rounds.recovered(what, ended)
+    return found.reason
+
+
+def one_of_both(hooks: Hooks, before: Hooks, after: Hooks) -> None:
+    """Everything was undone, or everything is switched; what is only to be removed may still be there."""
+    wanted = {point: attached for point, attached in hooks.items() if point in after}
+    left = {point: attached for point, attached in hooks.items() if point not in after}
+    switched = wanted == after and left.items() <= before.items()
+    assert hooks == before or switched, f"expected one of both states, got {hooks}; before {before}; after {after}"
+
+
+def rotated(places: Iterable[Place]) -> Iterator[tuple[Place, int]]:
+    """Each place with one errno, another one for the next of its kind."""
+    for place in places:
+        start = zlib.crc32(kind_of(place.name).encode())
+        yield place, ERRNOS[(start + place.number) % len(ERRNOS)]
+
+
+def run(rounds: Rounds, pairs: list[tuple[Place, int]]) -> None:
+    reasons: dict[str, int] = {}
+    for chunk in chunked(pairs):
+        with rounds.host.scene.traffic() as received:
+            for place, number in chunk:
+                reason = fail_at(rounds, place, number)
+                reasons[reason] = reasons.get(reason, 0) + 1
+        assert [got.dropped for got in received] == [0, 0], [got.escaped[:3] for got in received]
+    say(f"{rounds.host.way}: {len(pairs)} failed calls, passes ended with {reasons}")
+
+
+@pytest.mark.parametrize("rounds", WAYS, indirect=True)
+def test_a_failure_of_every_kind_of_call(rounds: Rounds) -> None:
+    places = rounds.places(("before",))
+    if rounds.host.way == "clsact":  # the rest of the kinds is the same code with links
+        places = [place for place in places if place.name.startswith("netlink ")]
+    run(rounds, list(rotated(sample(places))))
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("rounds", WAYS, indirect=True)
+def test_a_failure_of_every_call(rounds: Rounds) -> None:
+    places = rounds.places(("before",))
+    run(rounds, list(rotated(alternating(places))))
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("rounds", WAYS, indirect=True)
+def test_every_errno_of_every_kind_of_call(rounds: Rounds) -> None:
+    run(rounds, [(place, number) for place in sample(rounds.places(("before",))) for number in ERRNOS])
