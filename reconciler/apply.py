@@ -157,8 +157,11 @@ def execute(
 
 def _expedite(run: _Run, plan: Plan, stack: ExitStack) -> bool:
     waits = sum(isinstance(step, Attach | Switch | ChangeMode | Detach | Drain) for step in plan.steps)
-    evicts = any(isinstance(step, Evict) or getattr(step, "displace", None) is not None for step in plan.steps)
-    if waits < EXPEDITE_FROM and not evicts:
+    # A hook is without any program while a mode changes or an occupant is displaced, and that is mostly grace periods.
+    urgent = any(
+        isinstance(step, Evict | ChangeMode) or getattr(step, "displace", None) is not None for step in plan.steps
+    )
+    if waits < EXPEDITE_FROM and not urgent:
         return False
     before = run.kernel.grace_setting()
     if before is None:
