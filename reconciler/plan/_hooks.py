@@ -302,11 +302,19 @@ class HookPlanner:
         if self._ran_before(point):
             message = "our program was detached by somebody"
             self.drift.append(Drift(kind=DriftKind.DETACHED, where=str(point), message=message))
+        elif self._made_anew(point):
+            self.notes.append(
+                f"{point}: the interface was made anew; until this attach its packets pass without the chain"
+            )
         self.switched.append(target)
         self.hooks.append(step)
 
     def _ran_before(self, point: HookPoint) -> bool:
         return point in self._recorded
+
+    def _made_anew(self, point: HookPoint) -> bool:
+        """Whether we ran on an interface of this name that is not this one."""
+        return any((former.kind, former.scope) == (point.kind, point.scope) for former in self._recorded)
 
     @staticmethod
     def _attach_kind(kind: HookKind, features: Features) -> AttachKind | None:
