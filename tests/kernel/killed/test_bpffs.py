@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""bpffs goes away under the agent: emptied, mounted anew, mounted over; and a reboot, without a Git server.
+
+All of it in a mount namespace of the child that plays the agent: the machine's /sys/fs/bpf is never touched.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+
+from reconciler.kernel import linux
+from tests.kernel import support
+from tests.kernel.killed.host import Host, Scene
+from tests.kernel.killed.process import forked
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+    from typing import Any, Literal
+
+    from tests.kernel.killed.host import Report
+
+CLONE_NEWNS = 0x20000
+MS_RDONLY, MS_REMOUNT, MS_REC, MS_SLAVE = 1, 0x20, 0x4000, 1 << 19
+WAYS = ("tcx", "clsact")
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def call(name: str, *arguments: Any) -> None:
+    if getattr(_libc, name)(*arguments) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{name}: {os.strerror(number)}")
+
+
+def mount_fresh() -> None:
+    """An empty bpffs on top of whatever is on /sys/fs/bpf."""
+    call("mount", b"bpf", os.fsencode(support.BPFFS), b"bpf", 0, b"mode=0700")
+
+
+def unmount() -> None:
+    call("umount2", os.fsencode(support.BPFFS), 0)
+
+
+def remount(flags: int) -> None:
+    call("mount", b"none", os.fsencode(support.BPFFS), None, MS_REMOUNT | flags, None)
+
+
+def in_private(work: Any) -> Any:
+    """The result of `work` in a child with a bpffs of its own."""
+
+    def child() -> Any:
+        call("unshare", CLONE_NEWNS)
+        call("mount", b"none", b"/", None, MS_REC | MS_SLAVE, None)
+        mount_fresh()
+        return work()
+
+    return forked(child).value
+
+
+@pytest.fixture
+def host(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Host]:
+    way: Literal["tcx", "clsact"] = request.param
+    with Scene() as scene:
+        made = Host(tmp_path, scene, way, support.BPFFS / support.unique())
+        yield made
+
+
+def emptied(host: Host) -> None:
+    shutil.rmtree(host.pins)
+
+
+def mounted_anew(host: Host) -> None:
+    unmount()
+    mount_fresh()
+
+
+@pytest.mark.parametrize("deed", [emptied, mounted_anew])
+@pytest.mark.parametrize("host", WAYS, indirect=True)
+def test_what_was_pinned_is_put_back_by_the_next_pass(host: Host, deed: Any) -> None:
+    def story() -> None:
+        before = host.settle()
+        deed(host)
+        host.at_rest(host.settle(poll=False), before.seen)
+        host.push("b")
+        host.at_rest(host.settle())
+
+    in_private(story)
+
+
+@pytest.mark.parametrize("host", WAYS, indirect=True)
+def test_a_bpffs_over_ours_hides_pins_until_it_goes(host: Host) -> None:
+    """The covered pins are out of reach: what they hold stays in the kernel, attached nowhere, until they are back."""
+
+    def story() -> None:
+        before = host.settle().seen
+        mount_fresh()
+        over = host.settle(poll=False)
+        assert (over.status.exit_code, over.again, over.seen) == (0, 0, before)
+        host.push("b")
+        changed = host.settle()
+        assert (changed.status.exit_code, changed.again, changed.seen.unknown) == (0, 0, ())
+        unmount()
+        back = host.settle(poll=False)
+        host.at_rest(back, changed.seen)
+
+    in_private(story)
+
+
+@pytest.mark.parametrize("host", ["tcx"], indirect=True)
+def test_a_bpffs_that_became_read_only_changes_nothing(host: Host) -> None:
+    def story() -> Report:
+        before = host.settle().seen
+        remount(MS_RDONLY)
+        host.push("b")
+        refused = host.settle()
+        assert refused.seen.hooks == before.hooks
+        remount(0)
+        host.at_rest(host.settle())
+        return refused
+
+    refused: Report = in_private(story)  # the kernel does not even open a pin there: OBJ_GET wants to write
+    assert (refused.status.reason, refused.status.exit_code) == ("KernelRefused", 1)
+    assert "nothing new is adopted meanwhile" in refused.status.message
+
+
+@pytest.mark.parametrize("host", WAYS, indirect=True)
+def test_after_a_reboot_the_last_good_state_is_back_without_the_git_server(
+    host: Host,
+) -> None:
+    other_boot = host.folder / "boot_id"
+    other_boot.write_text("00000000-0000-4000-8000-000000000000\n")
+
+    def story() -> list[Report]:
+        reports = [host.settle()]
+        unmount()  # pins do not survive a reboot; nor do links, which have no other reference
+        mount_fresh()
+        for name in host.scene.names:  # nor qdiscs and filters
+            for interface in ("w0", "w1", "x0", "x1", "x2"):
+                support.run("tc", "-n", name, "qdisc", "del", "dev", interface, "clsact", check=False)
+        linux._BOOT_ID = other_boot
+        host.origin.vanish()
+        reports.append(host.settle())
+        host.origin.return_()
+        host.push("b")
+        reports.append(host.settle())
+        return reports
+
+    before, after, later = in_private(story)
+    assert after.seen.hooks == before.seen.hooks
+    assert after.seen.pins == before.seen.pins
+    assert after.seen.unknown == ()
+    assert after.steps > 0
+    assert after.again == 0
+    assert (after.status.reason, after.status.exit_code) == ("NotARepository", 1)  # of a folder that is not there
+    assert later.status.exit_code == 0
+    assert later.seen.rubbish == ()
