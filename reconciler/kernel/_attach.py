@@ -205,7 +205,8 @@ def _planned_link(site: Site, call: str, pin: str | None, link_id: int | None) -
             found = _bpf.link_info(link).id
         if link_id is not None and found != link_id:
             raise stale(call, f"expected link {link_id} at {pin}, got {found}")
-        yield link
+        with failing(call):
+            yield link
     finally:
         context.__exit__(None, None, None)
 

@@ -395,6 +395,9 @@ def _batched_entries(descriptor: int, facts: MapFacts) -> tuple[tuple[bytes, byt
 # === programs and links ====================================================================================
 
 
+_LOAD_TRIES = 5
+
+
 def load_trivial(kind: ProgType, verdict: int, attach_type: int = 0) -> int:
     """Load `return verdict`; for probes and comparisons only."""
     insns = (_attr.Insn * 2)(_attr.Insn(code=0xB7, imm=verdict), _attr.Insn(code=0x95))
@@ -407,6 +410,11 @@ def load_trivial(kind: ProgType, verdict: int, attach_type: int = 0) -> int:
         prog_name=b"reconciler_nop",
         expected_attach_type=attach_type,
     )
+    for _ in range(_LOAD_TRIES - 1):
+        with suppress(
+            BlockingIOError
+        ):  # EAGAIN: a signal came while the verifier ran (do_check); libbpf tries again too
+            return bpf(Cmd.PROG_LOAD, attr)
     return bpf(Cmd.PROG_LOAD, attr)
 
 
@@ -418,27 +426,29 @@ class Mprog:
     revision: int
 
 
-_QueryIds = ctypes.c_uint32 * MAX_MPROG
-
-
 def tcx_query(ifindex: int, attach_type: int) -> Mprog:
     """BPF_PROG_QUERY on a tcx hook of the calling thread's namespace."""
-    programs, links = _QueryIds(), _QueryIds()
-    attr = _attr.Query(
-        target_ifindex=ifindex,
-        attach_type=attach_type,
-        prog_ids=ctypes.addressof(programs),
-        link_ids=ctypes.addressof(links),
-        count=MAX_MPROG,
-    )
-    try:
-        bpf(Cmd.PROG_QUERY, attr)
-    except OSError as error:
-        if error.errno == errno.ENOENT:  # kernels before 6.8 answer so for a hook that never had an entry
-            return Mprog((), 1)
-        raise
-    count = attr.count
-    return Mprog(tuple(zip(programs[:count], links[:count], strict=True)) if count else (), attr.revision)
+    room = MAX_MPROG
+    while True:
+        programs, links = (ctypes.c_uint32 * room)(), (ctypes.c_uint32 * room)()
+        attr = _attr.Query(
+            target_ifindex=ifindex,
+            attach_type=attach_type,
+            prog_ids=ctypes.addressof(programs),
+            link_ids=ctypes.addressof(links),
+            count=room,
+        )
+        try:
+            bpf(Cmd.PROG_QUERY, attr)
+        except OSError as error:
+            if error.errno == errno.ENOENT:  # kernels before 6.8 answer so for a hook that never had an entry
+                return Mprog((), 1)
+            if error.errno != errno.ENOSPC or attr.count <= room:
+                raise
+            room = attr.count  # a kernel that allows more entries than any does today
+            continue
+        count = attr.count
+        return Mprog(tuple(zip(programs[:count], links[:count], strict=True)) if count else (), attr.revision)
 
 
 def link_create_xdp(program: int, ifindex: int, flags: int) -> int:

@@ -12,7 +12,6 @@ import ctypes
 import errno
 import fcntl
 import os
-import stat
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,14 +74,6 @@ def inode_of(name: str) -> int | None:
             return os.fstat(descriptor).st_ino
     except FileNotFoundError:
         return None
-
-
-def names() -> tuple[str, ...]:
-    """Names in /run/netns, sorted; not all of them need to be namespaces."""
-    try:
-        return tuple(sorted(entry.name for entry in NAMED.iterdir() if stat.S_ISREG(entry.stat().st_mode)))
-    except FileNotFoundError:
-        return ()
 
 
 class Worker:

@@ -44,7 +44,12 @@ def read_program(number: int) -> Program | None:
     except FileNotFoundError:
         return None
     with _bpf.closing(descriptor):
-        facts = _bpf.prog_info(descriptor, maps=True)
+        try:
+            facts = _bpf.prog_info(descriptor, maps=True)
+        except OSError as error:
+            if error.errno == errno.ENODEV:  # offloaded, and its device is gone: it runs nowhere and never will
+                return None
+            raise
     return Program(
         id=facts.id,
         type=_bpf.PROG_TYPE_NAMES.get(facts.type, str(facts.type)),
@@ -162,7 +167,12 @@ def _slot(descriptor: int) -> int | None:
 
 
 def walk_pins(pins: Pins, keeper: MapKeeper) -> PinWalk:
-    """Everything under our directory. Pins that vanish meanwhile are left out."""
+    """Everything under our directory. Pins that vanish meanwhile are left out.
+
+    Raises:
+        KernelError: others may change the directory; what is in it is then nobody's.
+    """
+    pins.refuse_strangers()
     walk = PinWalk()
     programs: set[int] = set()
     try:

@@ -6,11 +6,13 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import stat
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from reconciler import _points
+from reconciler.errors import KernelError
 from reconciler.kernel import _bpf
 from reconciler.kernel._failing import failing
 from reconciler.kernel.about import BPFFS
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 _BPF_FS_MAGIC = 0xCAFE4A11
 """include/uapi/linux/magic.h."""
 _MODE = 0o700
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _KINDS = {"bpf-prog": PinKind.PROGRAM, "bpf-map": PinKind.MAP, "bpf_link": PinKind.LINK, "bpf-link": PinKind.LINK}
@@ -70,6 +73,30 @@ def identity_of(descriptor: int, kind: PinKind) -> Identity:
             return Identity(id=_bpf.link_info(descriptor).id)
 
 
+def _refuse_folder(place: Path, found: os.stat_result, *, sticky_is_fine: bool) -> None:
+    problem = ""
+    if not stat.S_ISDIR(found.st_mode):
+        problem = "something that is no folder"
+    elif found.st_uid not in {0, os.geteuid()}:
+        problem = f"a folder of uid {found.st_uid}"
+    elif found.st_mode & _OTHERS_WRITE and not (sticky_is_fine and found.st_mode & stat.S_ISVTX):
+        problem = f"mode {stat.S_IMODE(found.st_mode):o}"
+    if problem:
+        message = (
+            f"expected a folder of root that nobody else can write to, got {problem}; look into it, then remove it"
+        )
+        raise KernelError(f"use {place}", errno.EPERM, message)
+
+
+def _make(folder: Path) -> None:
+    """The folder, and those above it that are missing, each for us alone whatever the umask is."""
+    try:
+        _points.at("mkdir bpffs", folder.mkdir, mode=_MODE, exist_ok=True)
+    except FileNotFoundError:
+        _make(folder.parent)
+        _points.at("mkdir bpffs", folder.mkdir, mode=_MODE, exist_ok=True)
+
+
 class Pins:
     """The pin directory."""
 
@@ -96,9 +123,27 @@ class Pins:
         path = self.path(relative)
         if self.root.is_relative_to(BPFFS):
             mount_bpffs()
+        self.refuse_strangers()
         with failing(f"pin {relative}"):
-            _points.at("mkdir bpffs", Path(path).parent.mkdir, mode=_MODE, parents=True, exist_ok=True)
+            _make(Path(path).parent)
             _bpf.obj_pin(descriptor, path)
+
+    def refuse_strangers(self) -> None:
+        """Nobody but us may change what lies in the pin directory, or put another one in its place.
+
+        A bpffs that was mounted without a mode is writable by all (and sticky): whoever makes our directory first owns
+        it, or makes it a link to another one's pins.
+
+        Raises:
+            KernelError: EPERM for a folder on bpffs, from its mount point to ours, that others own or may write to.
+        """
+        for place in (self.root, *self.root.parents):
+            with failing(f"look at {place}"), suppress(FileNotFoundError, NotADirectoryError):
+                found = place.lstat()
+                mounted = _filesystem(place.parent) != _BPF_FS_MAGIC
+                if mounted and _filesystem(place) != _BPF_FS_MAGIC:
+                    return
+                _refuse_folder(place, found, sticky_is_fine=mounted)
 
     def exists(self, relative: str) -> bool:
         return os.path.lexists(self.path(relative))

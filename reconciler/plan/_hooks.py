@@ -77,6 +77,7 @@ class HookPlanner:
     displacing: dict[HookPoint, Attach] = field(default_factory=dict)
     proving: list[Target] = field(default_factory=list)
     _recorded: dict[HookPoint, str] = field(init=False)
+    _lost_state: frozenset[str] | None = None
 
     def __post_init__(self) -> None:
         self._recorded = {owned.point: owned.generation for owned in self.inventory.attachments}
@@ -132,7 +133,9 @@ class HookPlanner:
                 )
         names = {instance.name for instance in taken}
         number = next(n for n in range(len(names) + 1) if f"{prefix}{n}" not in names)
-        existing = frozenset(self.observed.map_pins) | self._reuse_lost_state()
+        if self._lost_state is None:
+            self._lost_state = self._reuse_lost_state()
+        existing = frozenset(self.observed.map_pins) | self._lost_state
         planned = {
             use.pin for step in self.loads if isinstance(step, Load) for m in step.generation.members for use in m.maps
         }

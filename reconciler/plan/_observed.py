@@ -119,9 +119,8 @@ def observe(snapshot: Snapshot, inventory: Inventory) -> Observed:
         if parts[0] == "gen" and len(parts) == len(("gen", "NAME", "PIN")):
             directories.setdefault(parts[1], []).append(pin)
     names = sorted(directories.keys() | records.keys())
-    instances = {
-        name: _instance(name, tuple(directories.get(name, ())), records.get(name), snapshot, pins) for name in names
-    }
+    seen = _Seen(snapshot, pins, frozenset(each for program in snapshot.programs.values() for each in program.map_ids))
+    instances = {name: _instance(name, tuple(directories.get(name, ())), records.get(name), seen) for name in names}
     # Somebody may have pinned a program of ours a second time: what is on record comes last, so it wins.
     first = {
         instance.first.id: name
@@ -192,18 +191,30 @@ def _current(
 # --- generations -------------------------------------------------------------------------------------------
 
 
-def _instance(
-    name: str, pins: tuple[Pin, ...], loaded: LoadedGeneration | None, snapshot: Snapshot, by_path: Mapping[str, Pin]
-) -> Instance:
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What all generations are compared with.
+
+    Attributes:
+        pins: by path.
+        maps: ids of the maps that programs use, whoever's.
+    """
+
+    snapshot: Snapshot
+    pins: Mapping[str, Pin]
+    maps: frozenset[int]
+
+
+def _instance(name: str, pins: tuple[Pin, ...], loaded: LoadedGeneration | None, seen: _Seen) -> Instance:
     paths = tuple(pin.path for pin in pins)
     if loaded is None:
         head = next((pin for pin in pins if pin.path.endswith("/p00") and pin.kind is PinKind.PROGRAM), None)
-        program = snapshot.programs.get(head.id) if head else None
+        program = seen.snapshot.programs.get(head.id) if head else None
         return Instance(name=name, pins=paths, first=program.identity if program else None, problems=("not recorded",))
     problems: list[str] = []
     repins: list[Repin] = []
-    _check_programs(loaded, snapshot, by_path, problems, repins)
-    _check_maps(loaded, snapshot, by_path, problems, repins)
+    _check_programs(loaded, seen, problems, repins)
+    _check_maps(loaded, seen, problems, repins)
     unknown = set(paths) - {program.pin for program in loaded.programs} - {entry.pin for entry in loaded.maps}
     problems += [f"{path} is not ours" for path in sorted(unknown)]
     return Instance(
@@ -219,19 +230,18 @@ def _instance(
 
 def _check_programs(
     loaded: LoadedGeneration,
-    snapshot: Snapshot,
-    by_path: Mapping[str, Pin],
+    seen: _Seen,
     problems: list[str],
     repins: list[Repin],
 ) -> None:
     for record in loaded.programs:
-        program = snapshot.programs.get(record.identity.id)
-        if program is None and not snapshot.complete:
+        program = seen.snapshot.programs.get(record.identity.id)
+        if program is None and not seen.snapshot.complete:
             continue  # could not tell
         if program is None or program.identity != record.identity:
             problems.append(f"program of {record.chain}/{record.member} is gone")
             continue
-        pin = by_path.get(record.pin)
+        pin = seen.pins.get(record.pin)
         if pin is None:
             reason = f"somebody removed the pin of {record.chain}/{record.member}"
             repins.append(Repin(path=record.pin, kind=PinKind.PROGRAM, identity=record.identity, reason=reason))
@@ -241,20 +251,18 @@ def _check_programs(
 
 def _check_maps(
     loaded: LoadedGeneration,
-    snapshot: Snapshot,
-    by_path: Mapping[str, Pin],
+    seen: _Seen,
     problems: list[str],
     repins: list[Repin],
 ) -> None:
-    alive = {map_id for program in snapshot.programs.values() for map_id in program.map_ids}
     ids = [record.identity.id for record in loaded.programs]
     slots = dict(zip([(r.chain, r.member) for r in loaded.programs], [*ids[1:], None], strict=True))
     for record in loaded.maps:
         who = f"map {record.name} of {record.chain}/{record.member}"
-        pin = by_path.get(record.pin)
+        pin = seen.pins.get(record.pin)
         if pin is None:
             # An array without a pin is emptied with its last descriptor: it cannot be trusted any more.
-            if record.id in alive and record.role is not MapRole.NEXT:
+            if record.id in seen.maps and record.role is not MapRole.NEXT:
                 identity = Identity(id=record.id)
                 repins.append(
                     Repin(
@@ -264,13 +272,13 @@ def _check_maps(
                         reason=f"somebody removed the pin of {who}",
                     )
                 )
-            elif snapshot.complete:
+            elif seen.snapshot.complete:
                 problems.append(f"{who} is gone")
             continue
         if pin.id != record.id:
             problems.append(f"another map is pinned as {who}")
             continue
-        problems += _content_problems(record, who, snapshot, slots)
+        problems += _content_problems(record, who, seen.snapshot, slots)
 
 
 def _content_problems(

@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,8 @@ from reconciler.model import (
     Evict,
     HookKind,
     Identity,
+    LoadedGeneration,
+    OwnedAttachment,
     RemovalMethod,
     Support,
     XdpMode,
@@ -334,26 +336,80 @@ def test_filters_of_a_shared_block_are_seen_and_evicted(pins: Path, wire: suppor
 # === XDP modes =============================================================================================
 
 
+def mode_step(owned: OwnedAttachment, old: LoadedGeneration, new: LoadedGeneration, mode: XdpMode) -> ChangeMode:
+    return ChangeMode(
+        point=owned.point,
+        generation=new.name,
+        old=old.name,
+        pin=owned.pin or "",
+        link_id=owned.link_id or 0,
+        mode=mode,
+        old_mode=XdpMode(owned.mode or ""),
+        reason="test",
+    )
+
+
 def test_a_change_of_mode_that_fails_brings_the_old_program_back(xdp: Rig) -> None:
     with support.netns() as space:
         point, old, new = xdp.point(space, "lo"), xdp.load(ONE), xdp.load(TWO)
         owned = xdp.attach(point, old, mode=XdpMode.GENERIC)
-        step = ChangeMode(
-            point=point,
-            generation=new.name,
-            old=old.name,
-            pin=owned.pin or "",
-            link_id=owned.link_id or 0,
-            mode=XdpMode.NATIVE,
-            old_mode=XdpMode.GENERIC,
-            reason="test",
-        )
         with pytest.raises(NotSupportedError):
-            xdp.kernel.change_mode(step, first(new))
+            xdp.kernel.change_mode(mode_step(owned, old, new, XdpMode.NATIVE), first(new))
         (here,) = xdp.kernel.read_hook(point).attachments
         assert (here.program_id, here.mode) == (first(old).id, "generic")
         pinned = {pin.path: pin.id for pin in xdp.kernel.snapshot(xdp.scope(space)).pins}
         assert pinned[owned.pin or ""] == here.link_id
+
+
+@pytest.mark.parametrize("failing", ["unlink", "pin"])
+def test_a_change_of_mode_whose_pin_fails_brings_the_old_program_back(
+    xdp: Rig, wire: support.Wire, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    point, old, new = xdp.point(wire.near, wire.interface), xdp.load(ONE), xdp.load(ONE)
+    owned = xdp.attach(point, old, mode=XdpMode.NATIVE)
+    pins = xdp.kernel._pins
+    real = getattr(pins, failing)
+
+    def fails_once(*arguments: Any) -> None:
+        monkeypatch.setattr(pins, failing, real)
+        raise KernelError(failing, errno.ENOSPC)
+
+    monkeypatch.setattr(pins, failing, fails_once)
+    with pytest.raises(KernelError):
+        xdp.kernel.change_mode(mode_step(owned, old, new, XdpMode.GENERIC), first(new))
+    (found,) = xdp.kernel.read_hook(point).attachments
+    assert (found.program_id, found.mode) == (first(old).id, "native")
+    assert [pin.id for pin in xdp.kernel.snapshot(xdp.scope(wire.near)).pins if pin.path == owned.pin] == [
+        found.link_id
+    ]
+
+
+def test_a_hook_with_more_entries_than_there_is_room_for_is_read_whole(
+    tcx: Rig, wire: support.Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ExitStack() as stack:
+        for _ in range(5):
+            program = stack.enter_context(_bpf.closing(_bpf.load_trivial(_bpf.ProgType.SCHED_CLS, -1)))
+            wire.near.run(partial(_bpf.tcx_attach, program, wire.ifindex, _bpf.BPF_TCX_INGRESS))
+        point = tcx.point(wire.near, wire.interface)
+        whole = tcx.kernel.read_hook(point)
+        assert len(whole.attachments) == 5
+        monkeypatch.setattr(_bpf, "MAX_MPROG", 2)
+        assert tcx.kernel.read_hook(point) == whole
+
+
+def test_a_signal_while_the_verifier_runs_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, calls = _bpf.bpf, []
+
+    def interrupted(command: _bpf.Cmd, attr: Any) -> int:
+        calls.append(command)
+        if len(calls) < 3:
+            raise BlockingIOError(errno.EAGAIN, "signal pending")
+        return real(command, attr)
+
+    monkeypatch.setattr(_bpf, "bpf", interrupted)
+    os.close(_bpf.load_trivial(_bpf.ProgType.XDP, 2, _bpf.BPF_XDP))
+    assert calls == [_bpf.Cmd.PROG_LOAD] * 3
 
 
 def test_displacing_reports_its_gap_and_ends_the_foreign_link(xdp: Rig, wire: support.Wire) -> None:
