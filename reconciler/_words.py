@@ -109,7 +109,9 @@ def _lines(status: Report, now: datetime) -> Iterator[str]:
     foreign = sum(item.kind == FOREIGN for item in drift)
     stuck = sum(item.kind == NOT_REMOVABLE for item in drift)
     yield f"foreign    {foreign} programs, {stuck} not removable"
-    if status.expiry is not None:
+    if status.warnings:
+        yield f"warning    {len(status.warnings)}: {status.warnings[0].reason}: {status.warnings[0].message}"
+    elif status.expiry is not None:
         yield f"expires    {status.expiry.what} at {status.expiry.at}"
     if late and status.exit_code in (OK, CHANGES):
         yield f"next       no pass for {age(status.at, now)}: start the agent, or `reconciler apply`"

@@ -70,6 +70,14 @@ class State:
         """Whether source.json is there; it is written before the first step of the first pass."""
         return (self.directory / "source.json").exists()
 
+    def free_share(self) -> float:
+        """How much of the file system that holds the records is free, 0..1; raises StateError."""
+        try:
+            found = os.statvfs(self.directory)
+        except OSError as error:
+            raise StateError(f"cannot ask for the space of {self.directory}: {error.strerror}") from error
+        return found.f_bavail / found.f_blocks if found.f_blocks else 1.0
+
     def inventory(self) -> Inventory | None:
         """The inventory as last saved, None when there is none."""
         return self._read("inventory.json", Inventory, INVENTORY_VERSION)

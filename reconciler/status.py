@@ -7,7 +7,8 @@ is the verdict, and the others stay visible as findings. Text from outside is st
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping  # noqa: TC003  # msgspec reads the annotations of Status
+from collections.abc import Iterable, Iterator, Mapping  # noqa: TC003  # msgspec reads the annotations of Status
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
@@ -36,6 +37,10 @@ EXIT_PRECEDENCE: Final = (
 """Which exit code wins when several apply."""
 
 
+WARNINGS: Final = ("ExpiresSoon", "Expired", "DiskNearlyFull")
+"""Reasons of warnings; each is a label of the metric even while it has no sample above 0."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
     """One thing that is not as it should be, with the exit code that it alone would give."""
@@ -62,6 +67,8 @@ class Status:
         reason: the one reason code.
         findings: everything that is wrong, worst first.
         reviewed_policy: another policy id that the repository's HostGroup gives for this host; "" when they agree.
+        warnings: what is not wrong yet; they change neither reason nor exit code.
+        disk_free: share of the state directory's file system, 0..1.
         seconds: how long the pass took.
     """
 
@@ -85,6 +92,8 @@ class Status:
     pending: tuple[Drift, ...] = ()
     findings: tuple[Finding, ...] = ()
     notes: tuple[str, ...] = ()
+    warnings: tuple[Finding, ...] = ()
+    disk_free: float | None = None
     expiry: Expiry | None = None
     policy: str = ""
     reviewed_policy: str = ""
@@ -156,6 +165,27 @@ def metrics(status: Status, counters: Iterable[tuple[str, str, Mapping[str, tupl
             kind="gauge",
             samples=tuple(({"kind": kind.value}, float(sum(d.kind is kind for d in drift))) for kind in DriftKind),
         ),
+        Metric(
+            name="reconciler_warnings",
+            help="what will hurt before long, by reason",
+            kind="gauge",
+            samples=tuple(
+                ({"reason": reason}, float(sum(each.reason == reason for each in status.warnings)))
+                for reason in WARNINGS
+            ),
+        ),
+        Metric(
+            name="reconciler_expiry_timestamp_seconds",
+            help="when the next certificate, key window or trust root ends",
+            kind="gauge",
+            samples=tuple(({}, moment) for moment in _moments(status.expiry)),
+        ),
+        Metric(
+            name="reconciler_disk_free_ratio",
+            help="free share of the file system of the state directory",
+            kind="gauge",
+            samples=(({}, status.disk_free),) if status.disk_free is not None else (),
+        ),
         _gauge("reconciler_suspended", "1 while new commits are suspended", status.suspension is not None),
         _gauge("reconciler_expedited", "1 when the last pass used expedited grace periods", status.expedited),
         Metric(
@@ -168,6 +198,12 @@ def metrics(status: Status, counters: Iterable[tuple[str, str, Mapping[str, tupl
             name="reconciler_bytes_total", help="bytes by member and verdict", kind="counter", samples=tuple(octets)
         ),
     )
+
+
+def _moments(expiry: Expiry | None) -> Iterator[float]:
+    with suppress(ValueError):  # a report of another version may say it otherwise
+        if expiry is not None:
+            yield datetime.fromisoformat(expiry.at).timestamp()
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

@@ -97,6 +97,7 @@ class Reporter:
     def __init__(self, parts: Parts, manager: ServiceManager) -> None:
         self.parts = parts
         self.manager = manager
+        self.warned: frozenset[str] = frozenset()
         self.server = None
         listen = parts.config.metrics.listen
         if listen is not None:
@@ -107,9 +108,16 @@ class Reporter:
     def report(self, result: PassResult) -> None:
         """One pass ended."""
         status = result.status
-        for warning in status.notes:
-            if warning.startswith("unsafe:"):
-                self.parts.emit({"time": status.at, "event": "warning", "message": warning})
+        for note_ in status.notes:
+            if note_.startswith("unsafe:"):
+                self.parts.emit({"time": status.at, "event": "warning", "message": note_})
+        # Each of these once, not with every pass: they stay for weeks.
+        for warning in status.warnings:
+            if warning.message not in self.warned:
+                self.parts.emit(
+                    {"time": status.at, "event": "warning", "reason": warning.reason, "message": warning.message}
+                )
+        self.warned = frozenset(warning.message for warning in status.warnings)
         self.parts.emit(
             {
                 "time": status.at,

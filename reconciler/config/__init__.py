@@ -25,6 +25,7 @@ from reconciler.config._values import (
     SourceConfig,
     Toleration,
     Trust,
+    Warn,
     trust_digest,
 )
 from reconciler.config.signers import IdentityRule, KeyRule, Revoked, SignerRule
@@ -49,6 +50,7 @@ __all__ = [
     "SourceConfig",
     "Toleration",
     "Trust",
+    "Warn",
     "load_config",
     "parse_config",
     "parse_tolerations",

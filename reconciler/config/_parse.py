@@ -76,6 +76,7 @@ class _Parser:
             expedite=spec.get("expedite", "auto"),
             control=_control(spec.get("control", {})),
             metrics=self._metrics(spec.get("metrics", {})),
+            warn=_warn(spec.get("warn", {})),
             paths=values.Paths(**spec.get("paths", {})),
         )
 
@@ -327,6 +328,13 @@ class _Parser:
             return
         if not address.is_loopback:
             self._report(f"expected a loopback address such as 127.0.0.1:9464, got {listen!r}", "/spec/metrics/listen")
+
+
+def _warn(fields: Fields) -> values.Warn:
+    return values.Warn(
+        expires_within=parse_duration(fields.get("expiresWithin", "30d")),
+        disk_free=parse_share(fields.get("diskFree", "5%")),
+    )
 
 
 def _guardrail(fields: Fields) -> values.Guardrail:

@@ -207,6 +207,19 @@ class Metrics:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Warn:
+    """When to warn before something hurts.
+
+    Attributes:
+        expires_within: seconds before the end of a certificate, a key's window or a trust root.
+        disk_free: share of the state directory's file system that should be free, 0..1.
+    """
+
+    expires_within: float = 30 * 86400.0
+    disk_free: float = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Paths:
     """Directories; `pins` is on bpffs and holds no dots."""
 
@@ -234,6 +247,7 @@ class Config:
     expedite: Literal["auto", "never"] = "auto"
     control: Control = field(default_factory=Control)
     metrics: Metrics = field(default_factory=Metrics)
+    warn: Warn = field(default_factory=Warn)
     paths: Paths = field(default_factory=Paths)
 
     @property

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from reconciler import manifest, trust
-from reconciler.config import KeyRule, trust_digest
+from reconciler.config import trust_digest
 from reconciler.errors import (
     ConfigError,
     Disposition,
@@ -26,10 +26,9 @@ from reconciler.errors import (
 from reconciler.model import DesiredState, PackageRef, digest_of
 from reconciler.reconcile._parts import Notes, Parts, ReadCommit, Wanted
 from reconciler.source import Ancestry
-from reconciler.status import Expiry, Finding, clean
+from reconciler.status import Finding, clean
 
 if TYPE_CHECKING:
-    from reconciler.config import Trust
     from reconciler.model import ControlRecord, Hook, Package, Quarantine, SourceRecord, StepFailure
     from reconciler.source import Checkout
 
@@ -262,24 +261,6 @@ def last_good(parts: Parts, record: SourceRecord, notes: Notes) -> Wanted | None
     except (TrustError, ConfigError) as error:
         notes.find(finding(error, f"what runs stays, but: {error}"))
     return wanted
-
-
-def nearest_expiry(trust_config: Trust) -> Expiry | None:
-    """What of the trust material ends first; roots that cannot be read were refused with the configuration."""
-    ends = [
-        (rule.not_after, f"key of signer {rule.name}")
-        for rule in trust_config.signers
-        if isinstance(rule, KeyRule) and rule.not_after is not None
-    ]
-    for name, root in sorted(trust_config.roots.items()):
-        with suppress(ConfigError):
-            end = trust.trust_root_end(root)
-            if end is not None:
-                ends.append((end, f"trust root {name}"))
-    if not ends:
-        return None
-    at, what = min(ends)
-    return Expiry(what=what, at=at.isoformat(timespec="seconds"))
 
 
 def failure_error(failure: StepFailure) -> ReconcilerError:

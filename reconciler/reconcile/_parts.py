@@ -73,10 +73,12 @@ class Memo:
     Attributes:
         good: the commit applied last, read against itself.
         raw: id and bytes of the commit whose signature was verified last; it is verified again in every pass.
+        ends: when what the configuration trusts ends, and what that is.
     """
 
     good: ReadCommit | None = None
     raw: tuple[str, bytes] | None = None
+    ends: tuple[tuple[datetime, str], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from reconciler.config import trust_digest
 from reconciler.errors import ExitCode
 from reconciler.model import Drift, DriftKind, Guard, Outcome, Plan
-from reconciler.reconcile._candidate import nearest_expiry
+from reconciler.reconcile._ahead import look_ahead
 from reconciler.status import Finding, Status, later, verdict
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def summarize(
     ledger: Ledger, *, wanted: Wanted | None, made: Plan | None, outcome: Outcome | None, seconds: float
 ) -> Status:
     """Everything that `status` shows; `seconds` is how long the pass took."""
-    config = ledger.parts.config
+    config, ahead = ledger.parts.config, look_ahead(ledger.parts)
     drift = _remaining_drift(made, outcome)
     pending = made.pending if made else ()
     findings = [*ledger.notes.findings, *_drift_findings(made if ledger.request.dry_run else None, drift, pending)]
@@ -49,7 +49,9 @@ def summarize(
         pending=pending,
         findings=tuple(findings),
         notes=(*ledger.notes.warnings, *(made.notes if made else ())),
-        expiry=nearest_expiry(config.trust),
+        warnings=ahead.warnings,
+        disk_free=ahead.disk_free,
+        expiry=ahead.expiry,
         policy=trust_digest(config),
         reviewed_policy=_reviewed(trust_digest(config), wanted),
         state_digest=wanted.state_digest if wanted else ledger.record.state_digest or "",

@@ -4,20 +4,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
 from statistics import mean
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.config import KeyRule, Trust
 from reconciler.errors import Disposition
 from reconciler.manifest import state_digest
 from reconciler.model import Drain, StepFailure
 from reconciler.reconcile import Schedule, package_refs, phase_of
 from reconciler.reconcile import _loop as loop
-from reconciler.reconcile._candidate import failure_error, nearest_expiry
+from reconciler.reconcile._candidate import failure_error
 from tests.sim.world import desired, member, xdp_chain
 
 
@@ -123,18 +121,6 @@ def test_hosts_are_spread_over_the_interval_and_each_keeps_its_phase() -> None:
     assert phases == [phase_of(f"host-{number}", 300.0) for number in range(500)]
     assert all(1.0 <= phase < 300.0 for phase in phases)
     assert 120 < mean(phases) < 180
-
-
-def test_what_ends_first_is_told() -> None:
-    def key(name: str, end: datetime | None) -> KeyRule:
-        return KeyRule(name=name, packages=("*",), key_pem=b"", not_after=end)
-
-    later, sooner = datetime(2027, 1, 1, tzinfo=UTC), datetime(2026, 6, 1, tzinfo=UTC)
-    assert nearest_expiry(Trust()) is None
-    assert nearest_expiry(Trust(signers=(key("never", None),))) is None
-    found = nearest_expiry(Trust(signers=(key("a", later), key("b", sooner)), roots={"broken": b"nonsense"}))
-    assert found is not None
-    assert (found.what, found.at) == ("key of signer b", "2026-06-01T00:00:00+00:00")
 
 
 @pytest.mark.parametrize("disposition", list(Disposition))
