@@ -11,7 +11,7 @@ PYTEST_ARGS ?=
 # Tests wait for the kernel more than they compute; PYTEST_WORKERS=0 runs them one after the other, and says which one leaked.
 PYTEST_WORKERS ?= 3
 
-.PHONY: help setup packages probe demo test torture coverage bench lint format docs lock wheel clean
+.PHONY: help setup packages probe demo test test-kernels torture coverage bench lint format docs lock wheel clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
@@ -34,6 +34,9 @@ test: setup packages probe  ## all tests; PYTEST_ARGS='-k word' chooses
 
 torture: setup packages probe  ## kill and break it everywhere, for as long as it takes; PYTEST_ARGS='-k word' chooses
 	@$(PY) -m pytest -s -m torture --timeout=7200 $(PYTEST_ARGS)
+
+test-kernels: setup packages probe  ## Debian's kernels in virtual machines, with a reboot; SUITES='bookworm sid' chooses
+	@tests/vm/run.sh $(SUITES)
 
 coverage: setup packages probe  ## tests with branch coverage: 100 % of the pure core, 90 % overall
 	@scripts/coverage.sh $(PYTEST_ARGS)
