@@ -101,11 +101,12 @@ class Cache:
         terms = _Terms(repositories=repositories, trust=trust, running=running, now=now)
         found: dict[str, Package] = {}
         errors: list[ReconcilerError] = []
-        for ref in refs:
-            try:
-                found[ref.digest] = self._judge(ref, terms)
-            except ReconcilerError as error:
-                errors.append(error)
+        with verifier.apart():
+            for ref in refs:
+                try:
+                    found[ref.digest] = self._judge(ref, terms)
+                except ReconcilerError as error:
+                    errors.append(error)
         if errors:
             raise min(errors, key=lambda error: not isinstance(error, TrustError))
         return found

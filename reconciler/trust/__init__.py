@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from reconciler.trust._apart import VerifierFailedError, apart
 from reconciler.trust._bundles import check_revoked, claimed_signer, verify_package
 from reconciler.trust._commits import verify_commit
 from reconciler.trust._ends import allowed_signers_ends, certificate_end
@@ -12,7 +13,9 @@ from reconciler.trust._roots import trust_root_end
 
 __all__ = [
     "MAX_BUNDLE_BYTES",
+    "VerifierFailedError",
     "allowed_signers_ends",
+    "apart",
     "certificate_end",
     "check_revoked",
     "claimed_signer",

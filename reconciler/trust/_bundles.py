@@ -30,6 +30,7 @@ from reconciler.config.signers import IdentityRule, KeyRule, Revoked, SignerRule
 from reconciler.errors import IdentityError, ReconcilerError, SignatureError, TrustError
 from reconciler.model import Signer
 from reconciler.policy import matches_identity
+from reconciler.trust._apart import Child, current
 from reconciler.trust._format import Bundle, read_bundle
 from reconciler.trust._keys import fingerprint, is_signature, key_der, load_public_key
 
@@ -233,7 +234,10 @@ def _root(rule: SignerRule, roots: Mapping[str, bytes]) -> bytes:
     return roots[rule.root]
 
 
-def _sigstore() -> ModuleType:
+def _sigstore() -> ModuleType | Child:
+    child = current()
+    if child is not None:
+        return child
     from reconciler.trust import _sigstore  # noqa: PLC0415 - 0.4 s and 45 MiB, which hosts with plain keys never pay
 
     return _sigstore

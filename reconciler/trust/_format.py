@@ -54,6 +54,14 @@ class Bundle:
     certificate: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Certified:
+    """Whom a certificate names."""
+
+    identity: str
+    issuer: str
+
+
 def read_bundle(data: bytes) -> Bundle:
     """The parts of a bundle.
 
@@ -64,7 +72,12 @@ def read_bundle(data: bytes) -> Bundle:
     if len(data) > MAX_BUNDLE_BYTES:
         raise SignatureError(f"expected a bundle of at most {MAX_BUNDLE_BYTES} bytes, got {len(data)}")
     fields = json.loads(data.decode(), object_pairs_hook=_unique, parse_float=_refuse, parse_constant=_refuse)
-    media_type = _fields(fields, "bundle").get("mediaType")
+    return bundle_of(_fields(fields, "bundle"))
+
+
+def bundle_of(fields: Fields) -> Bundle:
+    """The parts of a bundle that was JSON; errors are those of `read_bundle`."""
+    media_type = fields.get("mediaType")
     if media_type not in MEDIA_TYPES:
         message = f"expected a sigstore bundle v0.3, got the media type {str(media_type)[:80]!r}"
         raise SignatureError(f"{message}; sign with cosign 3.x, or 2.x with --new-bundle-format")

@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from cryptography import x509
 from cryptography.hazmat import asn1
 
 from reconciler.errors import SignatureError
+from reconciler.trust._format import Certified
 
 if TYPE_CHECKING:
     from reconciler.trust._format import Bundle
@@ -19,14 +19,6 @@ _ISSUER_V1: Final = x509.ObjectIdentifier("1.3.6.1.4.1.57264.1.1")
 _ISSUER_V2: Final = x509.ObjectIdentifier("1.3.6.1.4.1.57264.1.8")
 _USERNAME: Final = x509.ObjectIdentifier("1.3.6.1.4.1.57264.1.7")
 """Fulcio's extensions and its kind of name (fulcio, docs/oid-info.md)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Certified:
-    """Whom a certificate names."""
-
-    identity: str
-    issuer: str
 
 
 def claimed(bundle: Bundle) -> Certified:

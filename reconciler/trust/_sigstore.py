@@ -28,13 +28,13 @@ from sigstore_models.common.v1 import HashAlgorithm
 from sigstore_models.trustroot.v1 import TrustedRoot as RootModel
 
 from reconciler.errors import SignatureError
-from reconciler.trust._identity import Certified, certified
+from reconciler.trust._identity import certified
 from reconciler.trust._roots import KEY_KINDS, root_at
 
 if TYPE_CHECKING:
     from cryptography import x509
 
-    from reconciler.trust._format import Bundle, Fields
+    from reconciler.trust._format import Bundle, Certified, Fields
 
 CLOCK_SKEW: Final = timedelta(minutes=5)
 """How far a verified signing time may lie ahead of this host's clock."""
