@@ -12,10 +12,10 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks import kernel
+from benchmarks import agent, kernel
 from benchmarks._compare import HEADER, Comparison, Options
 
-MEASURES = (*kernel.MEASURES,)
+MEASURES = (*kernel.MEASURES, *agent.MEASURES)
 RESULTS = Path(__file__).parent / "results.json"
 
 
