@@ -244,7 +244,7 @@ class Receiver(_Probe):
         *,
         interface: str | None,
         seconds: int = 120,
-        listed: int = 100,
+        listed: int = 1000,
         pass_port: int = PASS_PORT,
         drop_ports: tuple[int, ...] = (DROP_PORT,),
     ) -> None:

@@ -538,8 +538,10 @@ class Lab:
     # --- packets -----------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def traffic(self, *, egress: bool = False, udp: bool = False, rate: int = 20_000) -> Iterator[Traffic]:
-        """Packets of both kinds over the wire while the block runs.
+    def probes(
+        self, *, egress: bool = False, udp: bool = False, rate: int = 20_000, **both: Any
+    ) -> Iterator[tuple[support_probe.Sender, support_probe.Receiver]]:
+        """A stream over the wire and its receiver while the block runs; `both` is for both of them.
 
         Args:
             egress: from near to far instead.
@@ -554,9 +556,15 @@ class Lab:
         (source, out), (target, into) = ends
         to = support_probe.Target(mac=wire.mac(target, into).hex(":"), address=addresses[1], source=addresses[0])
         with (
-            support_probe.Receiver(target.name, interface=None if udp else into) as receiver,
-            support_probe.Sender(source.name, out, to=to, rate=rate) as sender,
+            support_probe.Receiver(target.name, interface=None if udp else into, **both) as receiver,
+            support_probe.Sender(source.name, out, to=to, rate=rate, **both) as sender,
         ):
+            yield sender, receiver
+
+    @contextlib.contextmanager
+    def traffic(self, *, egress: bool = False, udp: bool = False, rate: int = 20_000) -> Iterator[Traffic]:
+        """Packets of both kinds over the wire while the block runs; see `probes`."""
+        with self.probes(egress=egress, udp=udp, rate=rate) as (sender, receiver):
             running = Traffic(sender, receiver)
             yield running
             running.finish()
