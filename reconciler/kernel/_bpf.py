@@ -400,13 +400,31 @@ _LOAD_TRIES = 5
 
 def load_trivial(kind: ProgType, verdict: int, attach_type: int = 0) -> int:
     """Load `return verdict`; for probes and comparisons only."""
-    insns = (_attr.Insn * 2)(_attr.Insn(code=0xB7, imm=verdict), _attr.Insn(code=0x95))
+    return _load((_attr.Insn(code=0xB7, imm=verdict), _attr.Insn(code=0x95)), kind, attach_type, 0)
+
+
+def load_tail_call(array: int, attach_type: int, flags: int) -> int:
+    """Load an XDP program that goes on with the one in slot 0 of `array`, and lets packets pass if there is none."""
+    insns = (
+        _attr.Insn(code=0x18, registers=0x12, imm=array),  # r2 = array (BPF_PSEUDO_MAP_FD), two instructions long
+        _attr.Insn(),
+        _attr.Insn(code=0xB7, registers=3),  # r3 = 0
+        _attr.Insn(code=0x85, imm=12),  # bpf_tail_call(r1, r2, r3)
+        _attr.Insn(code=0xB7, imm=2),
+        _attr.Insn(code=0x95),
+    )
+    return _load(insns, ProgType.XDP, attach_type, flags)
+
+
+def _load(code: tuple[_attr.Insn, ...], kind: ProgType, attach_type: int, flags: int) -> int:
+    insns = (_attr.Insn * len(code))(*code)
     licence = ctypes.create_string_buffer(b"GPL")
     attr = _attr.ProgLoad(
         prog_type=kind,
-        insn_cnt=2,
+        insn_cnt=len(code),
         insns=ctypes.addressof(insns),
         license=_address(licence),
+        prog_flags=flags,
         prog_name=b"reconciler_nop",
         expected_attach_type=attach_type,
     )

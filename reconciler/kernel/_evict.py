@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from reconciler.errors import NotSupportedError, StaleError
-from reconciler.kernel import _bpf, _filters, _hooks
+from reconciler.kernel import _bpf, _filters, _hooks, _which_link
 from reconciler.kernel._attach import Site, create_xdp, first_opened, pin_link, program_opened, stale
 from reconciler.kernel._failing import OCCUPIED, STALE, UNSUPPORTED, failing
 from reconciler.kernel._netlink import Route
@@ -50,7 +50,8 @@ def evict(site: Site, step: Evict, state: HookState) -> None:
     match step.method:
         case RemovalMethod.LINK_DETACH:
             with (
-                _foreign_link(call, step.attachment, step.program, step.point) as link,
+                program_opened(call, step.program) as program,
+                _foreign_link(site, call, step.attachment, program, step.point) as link,
                 failing(call, STALE, UNSUPPORTED),
             ):
                 _bpf.link_detach(link)
@@ -78,17 +79,18 @@ def _same_place(found: Attachment, planned: Attachment) -> bool:
 
 
 @contextmanager
-def _foreign_link(call: str, planned: Attachment, program: Identity | None, point: HookPoint) -> Iterator[int]:
-    """A descriptor of exactly the planned link. Raises StaleError."""
-    with failing(call, STALE):
-        link = _bpf.link_by_id(planned.link_id or 0)
-    with _bpf.closing(link):
+def _foreign_link(site: Site, call: str, planned: Attachment, program: int, point: HookPoint) -> Iterator[int]:
+    """A descriptor of the link on the hook: the planned one, or one that looked like it. Raises StaleError."""
+    with failing(call, STALE, {errno.EPERM: StaleError}):
+        number = planned.link_id or 0
+        alike = _which_link.look_alikes(planned.program_id, point.ifindex) if planned.mode is not None else []
+        if len(alike) > 1:
+            number = _which_link.find(site.reader, call, point, alike, program) or 0
+        link = _bpf.link_by_id(number)
+    with _bpf.closing(link), failing(call):
         facts = _bpf.link_info(link)
         if (facts.prog_id, facts.ifindex) != (planned.program_id, point.ifindex):
             raise stale(call, f"link {planned.link_id} is not what it was when the plan was made")
-        if program is not None:
-            with program_opened(call, program):
-                pass
         yield link
 
 
@@ -125,7 +127,7 @@ def attach_displacing(
         with failing(call, STALE):
             old = stack.enter_context(_bpf.closing(_bpf.prog_by_id(foreign.program_id)))
         if foreign.kind is AttachKind.XDP_LINK:
-            link = stack.enter_context(_foreign_link(call, foreign, None, step.point))
+            link = stack.enter_context(_foreign_link(site, call, foreign, old, step.point))
             _take_over_link(call, link, program, old)
             start = clock()
             with failing(call, STALE):

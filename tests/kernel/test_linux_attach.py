@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from reconciler.errors import KernelError, NotSupportedError, StaleError
-from reconciler.kernel import Scope, _bpf
+from reconciler.kernel import Scope, _attr, _bpf
 from reconciler.kernel._netlink import Route
 from reconciler.kernel.linux import LinuxKernel
 from reconciler.model import (
@@ -200,7 +200,7 @@ def add_foreign_things(wire: support.Wire, *, xdp: bool) -> list[int]:
         near.tc("filter", "add", "dev", dev, parent, "prio", "49000", "protocol", "ip", "u32", "match", "u32", "0", "0")
 
     def inside() -> list[int]:
-        links = []
+        links: list[int] = []
         with Route() as route, _bpf.closing(_bpf.load_trivial(_bpf.ProgType.SCHED_CLS, -1)) as program:
             for parent in (0xFFFFFFF2, 0xFFFFFFF3):
                 for handle in (1, 2):
@@ -451,6 +451,46 @@ def test_equal_programs_on_equal_ifindexes_are_told_apart(xdp: Rig) -> None:
                 assert [item.link_id for item in xdp.kernel.read_hook(xdp.point(two.near, "near0")).attachments] == [
                     None
                 ]
+
+
+@pytest.mark.parametrize("way", ["evict", "displace"])
+@pytest.mark.parametrize("flags", [0, 1 << 5], ids=["plain", "frags"])
+def test_the_link_of_another_namespace_is_not_taken_for_the_one_on_the_hook(xdp: Rig, way: str, flags: int) -> None:
+    """One program, two links, equal ifindexes: nothing that the kernel says of the links tells them apart."""
+    with support.netns() as other, support.netns() as watched, ExitStack() as stack:
+        program = stack.enter_context(_bpf.closing(load_xdp(flags)))
+        links: list[int] = []
+        for space in (other, watched, other):
+            if len(links) == 2:
+                support.add_veth(space, "more0", space, "more1")
+            ifindex = space.ifindex("lo" if len(links) < 2 else "more0")
+            make = partial(_bpf.link_create_xdp, program, ifindex, _bpf.XDP_FLAGS_SKB_MODE)
+            links.append(stack.enter_context(_bpf.closing(space.run(make))))
+        point = xdp.point(watched, "lo")
+        seen = xdp.kernel.snapshot(xdp.scope(watched))
+        (foreign,) = seen.hooks[point].attachments
+        if way == "displace":
+            xdp.attach(point, xdp.load(ONE), mode=XdpMode.GENERIC, displace=foreign)
+        else:
+            step = Evict(
+                point=point,
+                attachment=foreign,
+                program=seen.programs[foreign.program_id].identity,
+                method=RemovalMethod.LINK_DETACH,
+                reason="test",
+            )
+            xdp.kernel.evict(step)
+        number = _bpf.prog_info(program).id
+        assert [_bpf.link_info(link).ifindex > 0 for link in links] == [True, False, True]
+        assert [_bpf.link_info(link).prog_id for link in (links[0], links[2])] == [number, number]
+        assert number not in xdp.programs_on(point)
+        assert xdp.programs_on(xdp.point(other, "lo")) == [number]
+
+
+def load_xdp(flags: int) -> int:
+    """A program that lets everything pass, with or without multi-buffer support."""
+    code = (_attr.Insn(code=0xB7, imm=2), _attr.Insn(code=0x95))
+    return _bpf._load(code, _bpf.ProgType.XDP, _bpf.BPF_XDP, flags)
 
 
 def test_ours_on_equal_ifindexes_are_told_apart(xdp: Rig) -> None:
