@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files below hosts/ describe and grant nothing: a host tells that it differs, and does what it would do without them."""
+"""Files below hosts/ describe and grant nothing: a host tells that it differs, and goes on as it would."""
 
 from __future__ import annotations
 
