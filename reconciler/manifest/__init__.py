@@ -7,7 +7,7 @@ that program, whether it can honour that `proceedOn`) is checked in `plan`.
 
 from reconciler.manifest._chains import MAX_WAIT
 from reconciler.manifest._explain import KINDS, explain
-from reconciler.manifest._groups import HOSTS_FOLDER, Groups, parse_groups, policies_of
+from reconciler.manifest._groups import HOSTS_FOLDER, Groups, KnownGroups, parse_groups, policies_of
 from reconciler.manifest._objects import check_package
 from reconciler.manifest._packages import parse_package
 from reconciler.manifest._packet_tests import TESTS_FOLDER, PacketTest, parse_tests
@@ -32,6 +32,7 @@ __all__ = [
     "TESTS_FOLDER",
     "Groups",
     "Known",
+    "KnownGroups",
     "PacketTest",
     "Validation",
     "check_package",

@@ -32,32 +32,54 @@ class Groups:
     findings: tuple[Diagnostic, ...]
 
 
-def parse_groups(files: Mapping[str, bytes], *, problems: tuple[Diagnostic, ...] = ()) -> Groups:
+KnownGroups: TypeAlias = "dict[tuple[str, bytes], _File]"
+
+
+def parse_groups(
+    files: Mapping[str, bytes], *, problems: tuple[Diagnostic, ...] = (), known: KnownGroups | None = None
+) -> Groups:
     """The groups of a repository; files below hosts/ that are no YAML are passed over.
 
     Args:
         files: path to content; other paths than those below hosts/ are passed over.
         problems: what the reader of the Git tree could not give.
+        known: files that were read before, by path and content; what is read now is added.
     """
+    known = {} if known is None else known
     findings = [problem for problem in problems if f"{problem.file}/".startswith(HOSTS_FOLDER)]
     groups: dict[str, HostGroup] = {}
     for path in sorted(files):
         if not (path.startswith(HOSTS_FOLDER) and path.endswith(SUFFIXES)):
             continue
-        documents, found = _documents.read_documents(files[path], file=path)
-        findings += found
-        for document in documents:
-            group, problems_of_group = _read(document)
-            findings += problems_of_group
-            if group is None:
-                continue
+        key = (path, files[path])
+        file = known[key] = known.get(key) or _read_file(*key)
+        findings += file.findings
+        for document, group in file.groups:
             if group.name in groups:
-                message = (
-                    f"expected each group once, got {show(group.name)} again; it stands in {groups[group.name].file}"
-                )
-                findings.append(document.finding(f"{message} already; rename one", "/metadata/name"))
+                place = groups[group.name].file
+                message = f"expected each group once, got {show(group.name)} again; it stands in {place} already"
+                findings.append(document.finding(f"{message}; rename one", "/metadata/name"))
             groups.setdefault(group.name, group)
     return Groups(groups=tuple(groups[name] for name in sorted(groups)), findings=tuple(findings))
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A file below hosts/ as read."""
+
+    groups: tuple[tuple[Document, HostGroup], ...]
+    findings: tuple[Diagnostic, ...]
+
+
+def _read_file(path: str, data: bytes) -> _File:
+    documents, findings = _documents.read_documents(data, file=path)
+    groups = []
+    for document in documents:
+        group, found = _read(document)
+        findings += found
+        if group is not None:
+            groups.append((document, group))
+    return _File(tuple(groups), findings)
 
 
 def policies_of(groups: Iterable[HostGroup], host: HostFacts) -> frozenset[str]:

@@ -31,7 +31,7 @@ from reconciler.model._desired import (
     XdpHook,
     XdpMode,
 )
-from reconciler.model._encoding import content_digest, digest_of, encode_json, to_builtins
+from reconciler.model._encoding import content_digest, digest_of, digest_of_builtins, encode_json, to_builtins
 from reconciler.model._families import (
     FAMILIES,
     TC_ALIASES,
@@ -214,6 +214,7 @@ __all__ = [
     "XdpMode",
     "content_digest",
     "digest_of",
+    "digest_of_builtins",
     "encode_json",
     "family_of",
     "to_builtins",

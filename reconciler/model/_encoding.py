@@ -45,6 +45,11 @@ def digest_of(value: object) -> str:
     return hashlib.sha256(encode_json(value)).hexdigest()
 
 
+def digest_of_builtins(plain: object) -> str:
+    """`digest_of` of what `to_builtins` made, perhaps with something taken out."""
+    return hashlib.sha256(msgspec.json.encode(plain, order="sorted")).hexdigest()
+
+
 def content_digest(entries: tuple[tuple[bytes, bytes], ...]) -> str:
     """sha256 hex over the sorted entries of a map, each length-prefixed: equal content, equal digest."""
     hasher = hashlib.sha256()

@@ -48,19 +48,20 @@ class Side:
             self.documents.setdefault(chain.name, document)
 
 
-def read_side(tree: Tree, known: manifest.Known) -> Side:
+def read_side(tree: Tree, known: manifest.Known, groups: manifest.KnownGroups) -> Side:
     """A tree's chains, groups and acknowledgements; never raises.
 
     Args:
         tree: as bytes.
         known: files that were read for the other side already; most are the same.
+        groups: likewise, below hosts/.
     """
     hosts = tuple(each for each in tree.problems if f"{each.file}/".startswith(manifest.HOSTS_FOLDER))
     others = tuple(each for each in tree.problems if each not in hosts)
     return Side(
         tree=tree,
         validation=manifest.parse_all(tree.files, problems=others, known=known),
-        groups=manifest.parse_groups(tree.files, problems=hosts),
+        groups=manifest.parse_groups(tree.files, problems=hosts, known=groups),
     )
 
 
@@ -100,7 +101,8 @@ class Reading:
 def read(base: Tree, head: Tree) -> Reading:
     """Both trees; never raises."""
     known: manifest.Known = {}
-    old, new = read_side(base, known), read_side(head, known)
+    groups: manifest.KnownGroups = {}
+    old, new = read_side(base, known, groups), read_side(head, known, groups)
     _keep_unreadable(old, new)
     return Reading(old, new, pairs(old.chains, new.chains))
 
@@ -281,9 +283,15 @@ class _Maker:
             name for finding in self.findings if finding.id in ("RV001", "RV009") for name in finding.hosts or ("",)
         }
         found = []
+        same = (self.base.validation.repository, self.base.validation.allow_empty) == (
+            self.head.validation.repository,
+            self.head.validation.allow_empty,
+        )
         for each in hosts:
             group = each.group.name if each.group else each.name
-            before, after = self._digest(self.base, each.before), self._digest(self.head, each.after)
+            after = self._digest(self.head, each.after)
+            before = after if same and not any(one.name in changed for one in (*each.before, *each.after)) else None
+            before = before or self._digest(self.base, each.before)
             told, notes = compare_hooks(each, changed, compilers)
             extra = guardrail(each, Guardrail().share)
             every = [*notes, *missing_features(each, changed, self.new), *([extra] if extra else [])]
