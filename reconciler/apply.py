@@ -30,6 +30,7 @@ from reconciler.model import (
     Drift,
     DriftKind,
     Evict,
+    HookKind,
     HookPoint,
     Identity,
     Inventory,
@@ -241,7 +242,8 @@ def _take_hook(run: _Run, step: Attach | Switch | ChangeMode) -> None:
 
 def _qdisc_is_ours(run: _Run, point: HookPoint) -> bool:
     """Whether we made the interface's clsact qdisc, for whichever direction: what stays on it last takes it along."""
-    return any(owned.made_qdisc and owned.point.device == point.device for owned in run.attachments.values())
+    owners = (run.attachments.get(replace(point, kind=kind)) for kind in HookKind)
+    return any(owned.made_qdisc for owned in owners if owned is not None)
 
 
 def _drain(run: _Run, step: Drain) -> None:
@@ -331,8 +333,8 @@ def _undo(run: _Run, failures: list[StepFailure]) -> tuple[Step, ...]:
                 run.leftovers.update(_own_pins(run.generations[step.generation.name], step))
         else:
             undone.append(step)
-            if step in run.done:
-                run.done.remove(step)
+    taken_back = set(map(id, undone))
+    run.done[:] = [step for step in run.done if id(step) not in taken_back]
     run.undo.clear()
     return tuple(undone)
 

@@ -536,7 +536,8 @@ def test_an_interface_made_anew_is_another_hook(rig: Rig, wire: support.Wire) ->
 
 
 def test_a_name_that_returned_as_another_namespace_is_another_hook(rig: Rig) -> None:
-    with support.netns() as space:
+    # Held, because the kernel may give the number of one that is gone to the next one at once (docs/limitations.md).
+    with support.netns() as space, Path("/run/netns", space.name).open():
         space.ip("link", "add", "name", "if0", "type", "veth", "peer", "name", "if1")
         point, loaded = rig.point(space, "if0"), rig.load(ONE)
         support.run("ip", "netns", "del", space.name)
