@@ -110,11 +110,21 @@ def forked(work: Callable[[], Any], strike: Strike | None = None) -> Ended:
     Raises:
         AssertionError: the child raised (with its traceback), or ended in a way that nobody asked for.
     """
+    return ended(*started(work, strike))
+
+
+def started(work: Callable[[], Any], strike: Strike | None = None) -> tuple[int, int]:
+    """A child that does `work`; to be given to `ended`."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         _run(work, strike, reading, writing)
     os.close(writing)
+    return child, reading
+
+
+def ended(child: int, reading: int) -> Ended:
+    """How a started child ended; raises what `forked` raises."""
     with os.fdopen(reading, "rb") as pipe:
         data = pipe.read()
     _, status = os.waitpid(child, 0)
