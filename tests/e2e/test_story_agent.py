@@ -273,3 +273,28 @@ def test_operators_decide_through_the_agent_as_without_it(lab: Lab) -> None:
         *("accepted", "applied", "torn-down", "resumed"),
     ]
     assert agent.stop() == 0
+
+
+def test_a_configuration_that_is_replaced_half_way_stops_nothing_that_runs(lab: Lab) -> None:
+    lab.commit(chain("edge", lab.wall(), hook=lab.hook()))
+    agent = lab.agent()
+    agent.wait("pass", reason="Applied")
+    whole = lab.config_file.read_bytes()
+    path = lab.host / "config.yaml"
+    command = lab.line()
+    path.write_bytes(whole[: len(whole) // 2])
+    # The agent read it when it started; it goes on, and takes commits.
+    commit = lab.commit(chain("edge", lab.limit(5), lab.wall(), hook=lab.hook()))
+    path.write_bytes(whole[: len(whole) // 2])
+    agent.hup()
+    agent.wait("applied", commit=commit)
+    # Who starts now is told, and touches nothing.
+    for verb in ("apply", "run"):
+        done = subprocess.run([*command, verb], capture_output=True, text=True, check=False, env=lab.environment)
+        assert done.returncode == 1
+        assert "config.yaml" in done.stderr
+        assert "Traceback" not in done.stderr
+    assert len(lab.attached()) == 1
+    path.write_bytes(whole)
+    assert agent.stop() == 0
+    assert lab.reconciler("apply").expect(0).json["status"]["reason"] == "InSync"

@@ -4,16 +4,13 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from reconciler import config
 from reconciler.config import _load
 from reconciler.errors import ConfigError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 TEXT = """\
 apiVersion: reconciler/v1alpha1
@@ -118,3 +115,34 @@ def test_what_is_no_file_is_refused_without_hanging(folder: Path) -> None:
 def test_a_file_that_is_too_large_is_refused(folder: Path) -> None:
     (folder / "keys/allowed_signers").write_bytes(b"#" * (_load.MAX_FILE + 1))
     assert f"expected at most {_load.MAX_FILE} bytes, got more" in refusal(folder)
+
+
+# --- half a file -------------------------------------------------------------------------------------------
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "host" / "config.yaml"
+
+
+def half_files() -> list[bytes]:
+    """The example, cut off at the end and in the middle of each of its lines."""
+    lines = EXAMPLE.read_bytes().splitlines(keepends=True)
+    whole = [b"".join(lines[:index]) for index in range(len(lines))]
+    return [cut for start, line in zip(whole, lines, strict=True) for cut in (start, start + line[: len(line) // 2])]
+
+
+def test_half_a_file_is_refused_or_trusts_nobody_whom_the_whole_one_does_not() -> None:
+    def parse(data: bytes) -> config.Config:
+        return config.parse_config(data, file="config.yaml", folder="/etc", read=str.encode)
+
+    whole, refused, cuts = parse(EXAMPLE.read_bytes()), 0, half_files()
+    tolerated = {rule.name for rule in whole.secure.tolerations}
+    for data in cuts:
+        try:
+            half = parse(data)
+        except ConfigError:
+            refused += 1
+            continue
+        assert set(half.trust.signers) <= set(whole.trust.signers)
+        assert half.trust.commits.allowed_signers in {whole.trust.commits.allowed_signers, b""}
+        assert {rule.name for rule in half.secure.tolerations} <= tolerated
+        assert half.secure.mode in {whole.secure.mode, config.SecureMode.AUDIT}
+    assert refused > len(cuts) / 2
