@@ -52,6 +52,10 @@ NOTIFY_SECONDS: Final = 1.0
 """A service manager that does not read its socket within this time does not get the message."""
 
 
+NUDGE: Final = 0
+"""Stands for `Sensor.nudge` where numbers of signals stand; no signal has it."""
+
+
 class Watch(Protocol):
     """A descriptor of `kernel` that becomes readable when something may have changed."""
 
@@ -156,7 +160,7 @@ class _Client:
 
 
 class Sensor:
-    """Made by `open_sensor`, ended by `close`. Only the thread that made it may use it."""
+    """Made by `open_sensor`, ended by `close`. Only the thread that made it may use it, but for `nudge`."""
 
     def __init__(
         self,
@@ -213,6 +217,11 @@ class Sensor:
         if self._path is not None:
             self._path.unlink(missing_ok=True)
 
+    def nudge(self) -> None:
+        """End a `wait` early, from any thread."""
+        with contextlib.suppress(OSError):  # full: it ends anyway; closed: nobody waits
+            self._signal_write.send(bytes([NUDGE]))
+
     def wait(self, seconds: float) -> Wake:
         """Sleep until something happens, at most `seconds`."""
         wake = self._wait(seconds)
@@ -224,7 +233,7 @@ class Sensor:
 
     def _wait(self, seconds: float) -> Wake:
         deadline = time.monotonic() + max(seconds, 0.0)
-        stop = changed = poll = False
+        stop = changed = poll = nudged = False
         commands: list[Command] = []
         left = max(seconds, 0.0)
         while True:  # at least one look, so that a signal is seen however much there is to do
@@ -235,6 +244,7 @@ class Sensor:
                     numbers = self._read_signals()
                     stop = stop or signal.SIGTERM in numbers or signal.SIGINT in numbers
                     poll = poll or signal.SIGHUP in numbers
+                    nudged = nudged or NUDGE in numbers
                 elif source is self._listener:
                     self._accept()
                 elif key.fd in self._clients:
@@ -245,7 +255,7 @@ class Sensor:
                     changed = True
             self._expire_clients()
             left = deadline - time.monotonic()
-            if stop or changed or poll or commands or left <= 0:
+            if stop or changed or poll or nudged or commands or left <= 0:
                 break
         if changed and not stop:
             time.sleep(SETTLE_SECONDS)

@@ -83,6 +83,7 @@ def run(context: Context, *, unsafe_trust_first_use: bool) -> int:
                 machine=compose.machine_id(),
                 open_watches=open_watches,
                 report=reporter.report,
+                poller=reconcile.ThreadPoller(parts.source, sensor.nudge),
             )
             agent.run()
         finally:

@@ -8,18 +8,23 @@ the core plan it, lets `apply` do it, and records the outcome. Retries are decid
 from reconciler.reconcile._candidate import context_digest, judge, last_good, package_refs
 from reconciler.reconcile._loop import Agent, Schedule, answer_of, phase_of
 from reconciler.reconcile._operations import accept, resume, suspend, teardown
-from reconciler.reconcile._parts import Clock, PackageSource, Parts, PassResult, Request, Wanted
+from reconciler.reconcile._parts import Answer, Clock, PackageSource, Parts, PassResult, Request, Wanted
 from reconciler.reconcile._pass import Pass
+from reconciler.reconcile._poller import InlinePoller, Poller, ThreadPoller
 
 __all__ = [
     "Agent",
+    "Answer",
     "Clock",
+    "InlinePoller",
     "PackageSource",
     "Parts",
     "Pass",
     "PassResult",
+    "Poller",
     "Request",
     "Schedule",
+    "ThreadPoller",
     "Wanted",
     "accept",
     "answer_of",

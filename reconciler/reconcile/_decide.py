@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from reconciler.errors import ReconcilerError, SourceError, SuspendedError
 from reconciler.reconcile._candidate import context_digest, judge, last_good, refuse_quarantined
+from reconciler.reconcile._poller import ask
 
 if TYPE_CHECKING:
     from reconciler.model import Refusal, Suspension
@@ -54,12 +55,13 @@ def _suspension(ledger: Ledger) -> Suspension | None:
 def _poll(ledger: Ledger) -> Wanted | None:
     """Ask the source; None when what was applied last is still what counts."""
     parts = ledger.parts
-    try:
-        head = parts.source.resolve()
-        parts.source.fetch(head)
-    except SourceError as error:
-        ledger.source_failed(error)
+    answer = ledger.request.answer or ask(parts.source)
+    if isinstance(answer.error, SourceError):
+        ledger.source_failed(answer.error)
         return None
+    if answer.error is not None:
+        raise answer.error
+    head = answer.head
     ledger.answered = True
     context = context_digest(parts)
     now = parts.clock.now().isoformat(timespec="seconds")

@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The agent: wake, pass, report, sleep. Retries are decided by disposition alone."""
+"""The agent: wake, pass, report, sleep. Retries are decided by disposition alone.
+
+The source is asked by a `Poller`, and a pass that takes its answer begins when that is there; meanwhile what runs is
+looked at and repaired as ever. Requests that want the source asked are answered by that pass.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from reconciler import plan
@@ -13,12 +18,14 @@ from reconciler.model import encode_json, to_builtins
 from reconciler.reconcile import _operations as operations
 from reconciler.reconcile._parts import Request
 from reconciler.reconcile._pass import Pass
+from reconciler.reconcile._poller import InlinePoller
 from reconciler.status import event
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from reconciler.reconcile._parts import Parts, PassResult
+    from reconciler.reconcile._parts import Answer, Parts, PassResult
+    from reconciler.reconcile._poller import Poller
     from reconciler.sensor import Command, Sensor, Watch
 
 MAX_BACKOFF: Final = 900.0
@@ -35,6 +42,9 @@ MAX_RETRIES: Final = 3
 
 EVENT_PAUSE: Final = 0.5
 """Seconds between two passes that events of the kernel ask for, so that a flapping interface costs no whole CPU."""
+
+ASKING_VERBS: Final = frozenset({"apply", "confirm", "plan", "accept", "resume"})
+"""What wants to know what the source says now: answered when that is known."""
 
 ROOT_VERBS: Final = frozenset({"accept", "suspend", "resume", "confirm", "teardown"})
 """What only uid 0 may ask for; the socket's mode and group decide about the rest."""
@@ -104,8 +114,9 @@ class Schedule:
         self._phase = 0.0
         self.next_poll = now + max(1.0, pause * (1 + self.random.uniform(-JITTER, JITTER)))
 
-    def wait(self, now: float) -> float:
-        return max(min(self.next_poll, self.next_drift) - now, 0.0)
+    def wait(self, now: float, *, polling: bool = False) -> float:
+        """Seconds until something is due; `polling` says that the source is being asked already."""
+        return max((self.next_drift if polling else min(self.next_poll, self.next_drift)) - now, 0.0)
 
 
 def phase_of(machine: str, interval: float) -> float:
@@ -117,7 +128,7 @@ def phase_of(machine: str, interval: float) -> float:
 class Agent:
     """The loop over one host; `run` returns when a signal asks for it. Programs stay as they are."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # the objects of the composition root, each by its name
         self,
         parts: Parts,
         sensor: Sensor,
@@ -126,8 +137,13 @@ class Agent:
         machine: str,
         open_watches: Callable[[tuple[str, ...]], Iterable[Watch]],
         report: Callable[[PassResult], None],
+        poller: Poller | None = None,
     ) -> None:
         self.parts = parts
+        self.poller = poller or InlinePoller(parts.source)
+        self.waiting: list[Command] = []  # for the answer to the question under way
+        self.later: list[Command] = []  # for the next one: they came while that was under way
+        self.again = False
         self.sensor = sensor
         self.open_watches = open_watches
         self.report = report
@@ -137,23 +153,33 @@ class Agent:
         self.watched: tuple[str, ...] | None = None
 
     def run(self) -> None:
+        """Until a signal says stop; whoever still waits for the source is told so."""
+        try:
+            self._run()
+        finally:
+            self.poller.close()
+            for command in (*self.waiting, *self.later):
+                command.reply({"error": "the agent ends", "reason": "Cancelled", "exitCode": int(ExitCode.ERROR)})
+
+    def _run(self) -> None:
         clock = self.parts.clock
         self.schedule.start(clock.monotonic(), phase_of(self.machine, self.schedule.interval))
-        booted = self._booted()
+        if self._booted():
+            # The network may wait: what was applied last is attached, and nobody is asked.
+            self.one_pass(Request(poll=False))
+        else:
+            # The first pass takes the answer; a source that is silent delays it no longer than this.
+            self.schedule.next_drift = clock.monotonic() + self.schedule.drift_interval
         while True:
-            now = clock.monotonic()
-            # The network may wait for the first pass after a boot: what was applied last is attached, nobody is asked.
-            poll = now >= self.schedule.next_poll and not booted
-            booted = False
-            if poll or now >= self.schedule.next_drift:
-                result = self.one_pass(Request(poll=poll))
-                if poll and not (result.transient or result.retry_now):
-                    self._maintain()
-            wake = self.sensor.wait(self.schedule.wait(clock.monotonic()))
+            self._turn(clock.monotonic())
+            idle = self.later and not self.poller.busy
+            seconds = 0.0 if idle else self.schedule.wait(clock.monotonic(), polling=self.poller.busy)
+            wake = self.sensor.wait(seconds)
             for command in wake.commands:
                 self.serve(command)
             if wake.stop:
                 return
+            self.again = self.again or (wake.poll and self.poller.busy)
             self.schedule.woken(clock.monotonic(), changed=wake.changed, poll=wake.poll)
 
     def _booted(self) -> bool:
@@ -164,18 +190,61 @@ class Agent:
             return False
         return inventory is not None and inventory.boot_id != self.parts.kernel.boot_id()
 
+    def _turn(self, now: float) -> None:
+        """What is due now: a question, the pass that takes its answer, or a look at what runs."""
+        due = now >= self.schedule.next_poll
+        answer = self._question(due=due)
+        if answer is not None:
+            self._answered(answer)
+        elif due and not self.poller.busy:
+            self.one_pass(Request(poll=True))  # suspended, or without records: the pass says so, and asks nobody
+        elif now >= self.schedule.next_drift:
+            self.one_pass(Request(poll=False))
+        if (failure := self.poller.failure()) is not None:
+            self.parts.emit(event("warning", self.parts.clock.now(), message=f"maintenance: {failure}"))
+
+    def _question(self, *, due: bool) -> Answer | None:
+        """The answer, if there is one; else begin a question that is due, or that somebody waits for."""
+        answer = self.poller.take()
+        if answer is not None or self.poller.busy or not (due or self.later):
+            return answer
+        self.waiting, self.later = self.later, []
+        if self._may_ask():
+            self.poller.ask()
+            return self.poller.take()
+        waiting, self.waiting = self.waiting, []
+        for command in waiting:
+            self._reply(command, None)
+        return None
+
+    def _answered(self, answer: Answer) -> None:
+        """The pass that takes an answer: that of whoever waits for it, or the scheduled one."""
+        waiting, self.waiting = self.waiting, []
+        for command in waiting:
+            self._reply(command, answer)
+        if not waiting:
+            result = self.one_pass(Request(poll=True, answer=answer))
+            if not (result.transient or result.retry_now):
+                self.poller.maintain()  # on a budget, and outside of a pass
+        if self.again:
+            self.again, self.schedule.next_poll = False, self.parts.clock.monotonic()
+
+    def _may_ask(self) -> bool:
+        """Whether a pass would ask the source now: not while new commits are suspended, or after a teardown."""
+        try:
+            control = self.parts.state.control()
+        except StateError:
+            return False
+        suspended = control.suspension is not None and (
+            datetime.fromisoformat(control.suspension.until) > self.parts.clock.now()
+        )
+        return not suspended and not control.torn_down
+
     def one_pass(self, request: Request) -> PassResult:
         """One pass, its report, and the watches that fit what is desired now."""
         result = Pass(self.parts, request).run()
         self._passed(result, polled=request.poll)
         return result
-
-    def _maintain(self) -> None:
-        """Repack the local repository when it is due: on a budget, and outside of a pass."""
-        try:
-            self.parts.source.maintain()
-        except ReconcilerError as error:
-            self.parts.emit(event("warning", self.parts.clock.now(), message=f"maintenance: {error}"))
 
     def _passed(self, result: PassResult, *, polled: bool) -> None:
         self.schedule.passed(
@@ -185,6 +254,7 @@ class Agent:
             retry=result.retry_now,
             retry_after=result.retry_after,
         )
+        self.parts.source.rest()
         self._watch(result)
         self.report(result)
 
@@ -215,8 +285,18 @@ class Agent:
             message = f"{command.verb} needs uid 0, got uid {command.uid}"
             command.reply({"error": message, "reason": "Forbidden", "exitCode": int(ExitCode.ERROR)})
             return
+        if command.verb not in ASKING_VERBS:
+            self._reply(command, None)
+            return
+        if command.verb == "resume":  # from now on, also for the question
+            operations.resume(self.parts, by=f"uid {command.uid}")
+        self.later.append(command)
+        if (answer := self._question(due=False)) is not None:
+            self._answered(answer)
+
+    def _reply(self, command: Command, known: Answer | None) -> None:
         try:
-            answer = self._answer(command)
+            answer = self._answer(command, known)
         except ReconcilerError as error:
             answer = {"error": str(error), "reason": error.reason, "exitCode": int(error.exit_code)}
         except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -227,18 +307,20 @@ class Agent:
             }
         command.reply(answer)
 
-    def _answer(self, command: Command) -> dict[str, Any]:
+    def _answer(self, command: Command, known: Answer | None) -> dict[str, Any]:
         arguments = command.arguments
         by = f"uid {command.uid}"
         match command.verb:
-            case "apply":
-                return answer_of(self.one_pass(Request(poll=True)))
+            case "apply" | "resume":
+                return answer_of(self.one_pass(Request(poll=True, answer=known)))
             case "confirm":
-                return answer_of(self.one_pass(Request(poll=True, confirm=str(arguments["digest"]))))
+                return answer_of(self.one_pass(Request(poll=True, answer=known, confirm=str(arguments["digest"]))))
             case "plan":
-                return answer_of(Pass(self.parts, Request(poll=True, dry_run=True)).run())
+                return answer_of(Pass(self.parts, Request(poll=True, answer=known, dry_run=True)).run())
             case "accept":
-                result = operations.accept(self.parts, str(arguments["commit"]), reason=str(arguments["reason"]), by=by)
+                result = operations.accept(
+                    self.parts, str(arguments["commit"]), reason=str(arguments["reason"]), by=by, known=known
+                )
                 self._passed(result, polled=True)
                 return answer_of(result)
             case "suspend":
@@ -247,9 +329,6 @@ class Agent:
                     raise ValueError(f"expected seconds above zero, got {seconds:g}")
                 operations.suspend(self.parts, seconds=seconds, reason=str(arguments["reason"]), by=by)
                 return answer_of(self.one_pass(Request(poll=False)))
-            case "resume":
-                operations.resume(self.parts, by=by)
-                return answer_of(self.one_pass(Request(poll=True)))
             case "teardown":
                 made, outcome = operations.teardown(self.parts, by=by)
                 return {"plan": to_builtins(made), "outcome": to_builtins(outcome), "exitCode": int(ExitCode.OK)}

@@ -13,16 +13,19 @@ from reconciler.kernel import Scope
 from reconciler.model import Acceptance, ControlRecord, Inventory, Outcome, Plan, Suspension
 from reconciler.reconcile._parts import Request
 from reconciler.reconcile._pass import Pass
+from reconciler.reconcile._poller import ask
 from reconciler.state import recover
 from reconciler.status import event
 
 if TYPE_CHECKING:
     from reconciler.model import CheckHealth
-    from reconciler.reconcile._parts import Parts, PassResult
+    from reconciler.reconcile._parts import Answer, Parts, PassResult
 
 
-def accept(parts: Parts, commit: str, *, reason: str, by: str) -> PassResult:
+def accept(parts: Parts, commit: str, *, reason: str, by: str, known: Answer | None = None) -> PassResult:
     """Take the head that is advertised now against history, fully verified, once, on record.
+
+    `known` is what the source said when it was asked right before.
 
     Raises:
         GuardrailError: `commit` is not what the source advertises.
@@ -32,7 +35,10 @@ def accept(parts: Parts, commit: str, *, reason: str, by: str) -> PassResult:
     control = _control(parts)
     if control.torn_down or _suspended(control, parts):
         raise SuspendedError("no commits are taken on this host now; `reconciler resume` first")
-    head = parts.source.resolve()
+    answer = known or ask(parts.source)
+    if answer.error is not None:
+        raise answer.error
+    head = answer.head
     if head != commit:
         raise GuardrailError(
             f"expected the commit that the source advertises now ({head}), got {commit}; accept takes nothing else",
@@ -41,7 +47,7 @@ def accept(parts: Parts, commit: str, *, reason: str, by: str) -> PassResult:
     acceptance = Acceptance(commit=commit, reason=reason, by=by, at=_now(parts))
     parts.state.save_control(replace(control, acceptance=acceptance))
     _record(parts, "accepted", commit=commit, reason=reason, by=by)
-    return Pass(parts, Request(poll=True)).run()
+    return Pass(parts, Request(poll=True, answer=answer)).run()
 
 
 def suspend(parts: Parts, *, seconds: float, reason: str, by: str) -> Suspension:

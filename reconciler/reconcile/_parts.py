@@ -106,16 +106,31 @@ class Parts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What the source said: a head that is here now, or an error.
+
+    Attributes:
+        head: the commit that it advertises, fetched; empty with an error.
+        error: why there is none.
+    """
+
+    head: str = ""
+    error: Exception | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """What this pass is asked to do.
 
     Attributes:
         poll: ask the source; otherwise only the last good commit is enforced.
+        answer: what it said when it was asked right before; None: the pass asks.
         dry_run: plan, and change nothing: neither the kernel nor what is remembered.
         confirm: digest of the one plan that may exceed the guardrail.
     """
 
     poll: bool = True
+    answer: Answer | None = None
     dry_run: bool = False
     confirm: str | None = None
 

@@ -12,6 +12,7 @@ import hashlib
 import os
 import re
 import select
+import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -56,8 +57,10 @@ class Entry:
 class ObjectReader:
     """A running `git cat-file --batch` and, on demand, `--batch-check`; has one owner that calls `close`."""
 
-    def __init__(self, runner: GitRunner, *, timeout: float) -> None:
+    def __init__(self, runner: GitRunner, *, timeout: float, swapping: threading.Lock | None = None) -> None:
+        """`swapping` is held by who puts another repository in the place of this one."""
         self._runner = runner
+        self._swapping = swapping or threading.Lock()
         self._timeout = timeout
         self._contents: _Pipe | None = None
         self._sizes: _Pipe | None = None
@@ -82,10 +85,11 @@ class ObjectReader:
         contents: list[bytes] = []
         try:
             for start in range(0, len(oids), _BATCH):
-                for content in self._batch(oids[start : start + _BATCH], kind, limit):
-                    contents.append(content)
-                    total -= len(content)
-                    _require_room(total, kind)
+                with self._swapping:
+                    for content in self._batch(oids[start : start + _BATCH], kind, limit):
+                        contents.append(content)
+                        total -= len(content)
+                        _require_room(total, kind)
         except BaseException:
             self.close()  # answers that nobody read would be taken for those of the next question
             raise
@@ -99,11 +103,12 @@ class ObjectReader:
         try:
             for start in range(0, len(oids), _BATCH):
                 part = oids[start : start + _BATCH]
-                self._sizes.ask(part, self._timeout)
-                for oid in part:
-                    found = _HEADER.fullmatch(self._sizes.line())
-                    known = found is not None and found[1].decode() == oid and found[2] == b"blob"
-                    answers.append(int(found[3]) if found is not None and known else None)
+                with self._swapping:
+                    self._sizes.ask(part, self._timeout)
+                    for oid in part:
+                        found = _HEADER.fullmatch(self._sizes.line())
+                        known = found is not None and found[1].decode() == oid and found[2] == b"blob"
+                        answers.append(int(found[3]) if found is not None and known else None)
         except BaseException:
             self.close()
             raise

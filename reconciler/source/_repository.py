@@ -66,7 +66,8 @@ class LocalRepository:
 
     def run(self, *arguments: str) -> Completed:
         """Run a git command that needs no network."""
-        return self._runner.run(*arguments, timeout=self._limits.read_timeout)
+        with self.swapping:
+            return self._runner.run(*arguments, timeout=self._limits.read_timeout)
 
     def id_length(self) -> int | None:
         """Hex digits of an object id; None before the repository exists."""

@@ -37,6 +37,8 @@ class Source:
 
     Commits are named by full ids. Nothing but `resolve`, `fetch` and `probe` talks to the network. The local
     repository comes into being with the first `resolve`, which tells its object format.
+
+    One thread may `resolve`, `fetch` and `maintain` while another one reads and probes.
     """
 
     def __init__(self, settings: SourceSettings, directory: Path) -> None:
@@ -45,10 +47,14 @@ class Source:
         self._runner = GitRunner(directory)
         self._local = LocalRepository(directory, self._runner, settings.limits)
         self._patience = 0
-        self._objects = ObjectReader(self._runner, timeout=settings.limits.read_timeout)
+        self._objects = self._reader()
 
     def close(self) -> None:
         """End every process; the repository stays."""
+        self._objects.close()
+
+    def rest(self) -> None:
+        """End what reads, so that no process lingers between two passes; reading again starts anew."""
         self._objects.close()
 
     def check(self) -> None:
@@ -76,7 +82,6 @@ class Source:
             SourceError: reasons SourceUnavailable, SourceTimeout, AuthenticationFailed, HostKeyRefused, TlsRefused,
                 RedirectRefused, NotARepository, RefMissing, ObjectFormatChanged and others; see `_remote.py`.
         """
-        self._objects.close()  # between two polls no process lingers, and the next read sees what was fetched
         commit = self._advertised(self._settings.limits.resolve_timeout)
         self._local.ensure(len(commit))
         return commit
@@ -102,7 +107,6 @@ class Source:
         self._local.require()
         if self.marked(Mark.CANDIDATE) == commit:
             return
-        self._objects.close()
         with self._local.writing():
             self._local.sweep()
             # Without the candidate: another one is about to take its place.
@@ -135,7 +139,8 @@ class Source:
             )
         if got != commit:
             raise moved(commit, got)
-        self._objects.one(commit, "commit", self._settings.limits.commit_bytes)
+        with contextlib.closing(self._reader()) as reader:
+            reader.one(commit, "commit", self._settings.limits.commit_bytes)
 
     def _advertised(self, timeout: float) -> str:
         ref = self._settings.ref
@@ -290,7 +295,6 @@ class Source:
         """
         if self._local.id_length() is None:
             return False
-        self._objects.close()
         with self._local.writing():
             if self._local.make_room(Mark.APPLIED, Mark.GOOD, Mark.CANDIDATE):
                 return True
@@ -303,6 +307,9 @@ class Source:
         return True
 
     # --- private -------------------------------------------------------------------------------------------
+
+    def _reader(self) -> ObjectReader:
+        return ObjectReader(self._runner, timeout=self._settings.limits.read_timeout, swapping=self._local.swapping)
 
     def _first_parents(self, old: str, new: str) -> tuple[str, ...] | None:
         """The commits from `old`, not included, to `new`, oldest first, if a short line of first parents leads there.
