@@ -174,7 +174,6 @@ def test_the_agent_starts_without_the_git_server_and_enforces_what_was_applied(l
     status = lab.reconciler("status").expect(1).json
     assert status["applied"]["id"] == commit
     away.rename(lab.repository.path)
-    passes = agent.count("pass")
     agent.hup()
     agent.wait("pass", exitCode=0)
     assert agent.stop() == 0
