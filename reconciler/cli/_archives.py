@@ -4,21 +4,33 @@
 from __future__ import annotations
 
 import contextlib
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from reconciler import packages, trust
+from reconciler.config import KeyRule
 from reconciler.errors import PackageError, SourceError, TrustError
 from reconciler.review import ReviewPackage
 
 if TYPE_CHECKING:
-    from reconciler.model import PackageRef, Signer
+    from collections.abc import Iterable
+
+    from reconciler.model import PackageRef, PaperSigner, Signer
     from reconciler.source import BlobReader
 
 
 class PackageReader:
-    """Reads archives of the repository: digest, form, package.yaml against its objects; never libbpf."""
+    """Reads archives of the repository: digest, form, package.yaml against its objects; never libbpf.
 
-    def __init__(self) -> None:
+    `signers` are rules of groups that BASE has: who signed is verified with their public keys where they have one.
+    """
+
+    def __init__(self, signers: Iterable[PaperSigner] = ()) -> None:
+        self._rules = tuple(
+            KeyRule(name=each.name, packages=each.packages, key_pem=each.public_key.encode())
+            for each in signers
+            if each.public_key is not None
+        )
         self._parsed: dict[PackageRef, ReviewPackage] = {}
 
     def read(self, ref: PackageRef, blobs: BlobReader) -> ReviewPackage | str | None:
@@ -44,11 +56,18 @@ class PackageReader:
         if (parsed.name, parsed.version) != (ref.name, ref.version):
             raise PackageError(f"expected {ref.name} {ref.version} in package.yaml, got {parsed.name} {parsed.version}")
         objects = {program.object: files[program.object] for program in parsed.programs}
-        signer = self._signer(f"{path}{packages.BUNDLE_SUFFIX}", blobs)
-        return ReviewPackage(ref=ref, manifest=parsed, objects=objects, signer=signer)
+        signer, verified = self._signer(ref, archive, f"{path}{packages.BUNDLE_SUFFIX}", blobs)
+        return ReviewPackage(ref=ref, manifest=parsed, objects=objects, signer=signer, verified=verified)
 
-    def _signer(self, path: str, blobs: BlobReader) -> Signer | None:
+    def _signer(self, ref: PackageRef, archive: bytes, path: str, blobs: BlobReader) -> tuple[Signer | None, bool]:
+        """Who signed, and whether that was verified; else whom the bundle claims."""
         with contextlib.suppress(SourceError, TrustError):
             bundle = blobs(path, packages.MAX_BUNDLE_BYTES)
-            return trust.claimed_signer(bundle) if bundle is not None else None
-        return None
+            if bundle is None:
+                return None, False
+            with contextlib.suppress(TrustError):
+                now = datetime.now(UTC)
+                rules = self._rules
+                return trust.verify_package(archive, bundle, package=ref.name, rules=rules, roots={}, now=now), True
+            return trust.claimed_signer(bundle), False
+        return None, False

@@ -205,6 +205,8 @@ def _write_repository(places: Places, name: str) -> None:
     example = _write_package(places)
     _put(places.policy / "reconciler.yaml", templates.repository(name).encode())
     _put(places.policy / "chains" / "demo.yaml", templates.chain(example).encode())
+    public_key = (places.keys / "package.pub").read_text(encoding="ascii")
+    _put(places.policy / "hosts" / "demo.yaml", templates.group(name, public_key).encode())
     _put(places.policy / "tests" / "demo.yaml", templates.packet_test().encode())
     _put(places.policy / "README.md", templates.readme(name).encode())
     _put(places.policy / ".gitignore", templates.GITIGNORE.encode())

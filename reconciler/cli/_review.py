@@ -132,7 +132,7 @@ def _review(
     with Clone(folder) as clone:
         sides = _worktree(clone, folder, base) if head is None else _commits(clone, base, head)
         reading = reviews.read(sides.base, sides.head)
-        reader = PackageReader()
+        reader = PackageReader(reading.signers)
         looked = tuple(
             {ref: found for ref in refs if (found := reader.read(ref, blobs)) is not None}
             for refs, blobs in zip(reading.refs, sides.blobs, strict=True)

@@ -89,6 +89,33 @@ def chain(example: Example) -> str:
     )
 
 
+GROUP: Final = """\
+# yaml-language-server: $schema=../schema/v1alpha1/hostgroup.schema.json
+# The hosts on paper, for `reconciler review`: what it must know of hosts that it cannot see. Hosts ignore this file.
+apiVersion: reconciler/v1alpha1
+kind: HostGroup
+metadata:
+  name: demo
+spec:
+  labels: {{role: demo}}
+  count: 1
+  interfaces:
+    - names: [{interface}]
+  policy:
+    signers:
+      - name: {signer}
+        packages: ["*"]
+        publicKey: |
+{key}
+"""
+
+
+def group(name: str, public_key: str) -> str:
+    """`hosts/demo.yaml`: the hosts of the example chain, and who may sign packages there."""
+    key = "\n".join(f"          {line}" for line in public_key.strip().splitlines())
+    return GROUP.format(interface=DEMO_INTERFACE, signer=_text(f"{name}-packages"), key=key)
+
+
 CONFIG: Final = """\
 # yaml-language-server: $schema={schema}
 # The configuration of one host: whom it trusts, and where its manifests come from. No commit changes it.
@@ -238,6 +265,7 @@ repository, verifies who signed each commit and each package, and makes its hook
 | `tests/` | packets, and what a chain must do with them |
 | `.github/`, `.gitlab-ci.yml`, `ci/` | jobs that review changes; keep those of your forge |
 | `packages/` | signed packages; chains name them by version and digest |
+| `hosts/` | the fleet on paper, for reviews; hosts ignore it |
 | `schema/` | for your editor: completion and checks while you type |
 
 ## A change
@@ -245,6 +273,7 @@ repository, verifies who signed each commit and each package, and makes its hook
 ```sh
 reconciler test .               # packets of tests/ through the chains; needs root and a host's configuration
 reconciler validate .           # every finding, with file, line and column; needs no privileges
+reconciler review --worktree    # what changes, on which hosts, and what gets weaker
 git commit -am 'demo: 20 connections per second'
 git push
 ```

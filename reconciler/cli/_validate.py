@@ -147,6 +147,10 @@ def _file(path: Path, report: Report) -> None:
         case "Tolerations":
             parse_tolerations(data, file=str(path))
             report.other = "tolerations"
+        case "HostGroup":
+            inside = f"{manifest.HOSTS_FOLDER}{path.name}"
+            report.other = "group of hosts"
+            report.findings += [each.within(str(path)) for each in manifest.parse_groups({inside: data}).findings]
         case "Repository":
             # A document of its own says nothing about chains, so it may have none.
             checked = manifest.parse_all({manifest.REPOSITORY_FILE: data})
@@ -188,7 +192,10 @@ def _named(name: str) -> bytes:
 
 
 def _work_tree(root: Path, report: Report) -> None:
-    files, problems = read_tree(root)
+    files, problems = read_tree(root, (manifest.CHAINS_FOLDER, manifest.HOSTS_FOLDER))
+    paper = tuple(each for each in problems if (each.file or "").startswith(manifest.HOSTS_FOLDER))
+    report.findings += manifest.parse_groups(files, problems=paper).findings
+    problems = tuple(each for each in problems if each not in paper)
     checked = manifest.parse_all(files, problems=problems)
     report.findings += checked.findings
     report.chains += len(checked.chains)

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
+import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -107,8 +110,9 @@ def _check_signers(document: Document, signers: list[Fields]) -> list[Diagnostic
     findings = []
     for index, signer in enumerate(signers):
         pointer = f"/spec/policy/signers/{index}"
-        if ("key" in signer) == ("identity" in signer) or ("identity" in signer) != ("issuer" in signer):
-            message = "expected either a key, or an identity together with its issuer, got something else"
+        ways = sum(name in signer for name in ("key", "publicKey", "identity"))
+        if ways != 1 or ("identity" in signer) != ("issuer" in signer):
+            message = "expected one of key, publicKey, or identity together with issuer, got something else"
             findings.append(document.finding(message, pointer))
         for position, glob in enumerate(signer["packages"]):
             try:
@@ -139,6 +143,18 @@ def _group(file: str, name: str, spec: Fields) -> HostGroup:
     )
 
 
+def _fingerprint(pem: str | None) -> str | None:
+    """As `trust.fingerprint`, without a cryptographic library: of the bytes between the lines of a PEM."""
+    if pem is None:
+        return None
+    body = "".join(line for line in pem.splitlines() if not line.startswith("-----"))
+    try:
+        der = base64.b64decode(body, validate=True)
+    except binascii.Error:
+        return None
+    return "SHA256:" + base64.b64encode(hashlib.sha256(der).digest()).decode().rstrip("=")
+
+
 def _policy(fields: Fields) -> PaperPolicy:
     if "signers" not in fields:
         return PaperPolicy(id=fields.get("id"))
@@ -146,7 +162,8 @@ def _policy(fields: Fields) -> PaperPolicy:
         PaperSigner(
             name=each["name"],
             packages=tuple(sorted(each["packages"])),
-            key=each.get("key"),
+            key=each.get("key") or _fingerprint(each.get("publicKey")),
+            public_key=each.get("publicKey"),
             identity=each.get("identity"),
             issuer=each.get("issuer"),
         )

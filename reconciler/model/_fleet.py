@@ -29,11 +29,13 @@ class PaperSigner:
     Attributes:
         packages: globs on the package name.
         key: fingerprint, "SHA256:…", None for an identity.
+        public_key: PEM of the same key, None when only the fingerprint is known.
     """
 
     name: str
     packages: tuple[str, ...]
     key: str | None = None
+    public_key: str | None = None
     identity: str | None = None
     issuer: str | None = None
 

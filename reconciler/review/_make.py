@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from reconciler._documents import Document
     from reconciler.errors import Diagnostic
-    from reconciler.model import Acknowledgement, Chain, HostGroup, Member, PackageRef
+    from reconciler.model import Acknowledgement, Chain, HostGroup, Member, PackageRef, PaperSigner
     from reconciler.review._effects import Note
 
 MAX_NAMES = 8
@@ -76,6 +76,11 @@ class Reading:
     base: Side
     head: Side
     changed: tuple[Pair, ...]
+
+    @property
+    def signers(self) -> tuple[PaperSigner, ...]:
+        """The signer rules of BASE's groups: those of HEAD vouch for nothing in the same change."""
+        return tuple(rule for group in self.base.groups.groups for rule in group.policy.signers or ())
 
     @property
     def refs(self) -> tuple[frozenset[PackageRef], frozenset[PackageRef]]:

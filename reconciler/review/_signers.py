@@ -54,7 +54,9 @@ def judge_signers(
         if chain not in mine or rules is None or not isinstance(found, ReviewPackage):
             continue
         signer = signer_words(found.signer) or "nobody"
-        if found.signer is None or not any(allows(rule, ref.name, found.signer) for rule in rules):
+        if found.signer is None or not any(
+            allows(rule, ref.name, found.signer) and (found.verified or rule.public_key is None) for rule in rules
+        ):
             message = f"package {ref.name} {ref.version} is signed by {signer}, whom no signer rule of the group allows"
             note = Note(id="RV004", message=message, member=member.name, pointer=f"/spec/members/{index}/package")
             yield ChainNote(chain=chain, note=note)
