@@ -125,6 +125,7 @@ def run(rounds: Rounds, pairs: list[tuple[Place, int]]) -> None:
     say(f"{rounds.host.way}: {len(pairs)} failed calls, passes ended with {reasons}")
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("rounds", WAYS, indirect=True)
 def test_a_failure_of_every_kind_of_call(rounds: Rounds) -> None:
     places = rounds.places(("before",))

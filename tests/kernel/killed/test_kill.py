@@ -40,6 +40,7 @@ def rounds(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rounds]:
             host.close()
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("rounds", WAYS, indirect=True)
 def test_a_kill_at_a_point_of_every_kind(rounds: Rounds) -> None:
     places = rounds.places()
