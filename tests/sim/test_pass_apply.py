@@ -309,6 +309,19 @@ def test_a_program_that_the_verifier_rejects_attaches_nothing_and_is_not_tried_a
         assert edge.kernel.mutations == primitives
 
 
+def test_a_race_that_is_lost_while_a_mode_changes_takes_no_commit_back(make_host: Callable[..., Host]) -> None:
+    host = make_host("eth0", "eth1")
+    host.set_source(minimum_commit=host.origin.commit(chain("edge", member(), hook=EVERYWHERE)))
+    host.apply()
+    host.origin.commit(chain("edge", member(), hook={**EVERYWHERE, "mode": "generic"}))
+    host.kernel.fail_on("link-create", StaleError("BPF_LINK_CREATE xdp", 19, "no such device"))
+    result = host.apply()
+    assert result.status.reason == "Applied"
+    assert [host.attachment(name).mode for name in ("eth0", "eth1")] == ["generic", "generic"]
+    assert host.emitted("rolled-back") == []
+    assert orphans(host) == []
+
+
 def test_a_mode_that_a_driver_does_not_have_is_not_tried_again(make_host: Callable[..., Host]) -> None:
     host = make_host("eth0")
     host.kernel.add_interface("eth1", native=False)
