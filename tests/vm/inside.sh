@@ -30,6 +30,7 @@ start_systemd() {
 for phase in "$@"; do
     [[ $phase == again ]] && start_systemd
     .venv/bin/python -m tests.vm.story "$phase" "$SHARE"
-    echo "vm-result: $(uname -r) $phase exit $?" | tee -a "$SHARE/results"
+    code=$?
+    echo "vm-result: $(uname -r) $phase exit $code" | tee -a "$SHARE/results"
 done
 sync
