@@ -33,6 +33,7 @@ from reconciler.model import (
     SourceRecord,
     Switch,
     encode_json,
+    encode_record,
 )
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class State:
 
     def save_inventory(self, inventory: Inventory) -> None:
         """Replace the inventory."""
-        self._replace("inventory.json", encode_json(inventory))
+        self._replace("inventory.json", encode_record(inventory))
 
     def source(self) -> SourceRecord:
         """What is known of the source; an empty record when there is none."""
@@ -128,15 +129,16 @@ class State:
 
     # --- journal -----------------------------------------------------------------------------------------
 
-    def journal(self, boot_id: str, event: str, **fields: object) -> None:
-        """Append one record and force it to disk: what it names may exist from now on."""
+    def journal(self, boot_id: str, event: str, *, force: bool = True, **fields: object) -> None:
+        """Append one record; with `force` it and all before it are on disk: what they name may exist from now on."""
         try:
             if self._journal is None:
                 flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
                 self._journal = _points.at("open journal", os.open, self.directory / "journal", flags, 0o600)
                 _end_line("journal", self._journal)
-            _write_all("journal", self._journal, encode_json({"boot": boot_id, "event": event, **fields}) + b"\n")
-            _points.at("fsync journal", os.fsync, self._journal)
+            _write_all("journal", self._journal, encode_record({"boot": boot_id, "event": event, **fields}) + b"\n")
+            if force:
+                _points.at("fsync journal", os.fsync, self._journal)
         except OSError as error:
             raise StateError(
                 f"cannot append to {self.directory / 'journal'}: {error.strerror}; check the disk"
@@ -250,6 +252,12 @@ def read_file(path: Path) -> bytes | None:
     return data
 
 
+class _Versioned(msgspec.Struct):
+    """What every record has, whatever else it holds."""
+
+    version: int | None = None
+
+
 def decode_record(data: bytes, kind: type[T], newest: int, name: str) -> T:
     """One versioned record.
 
@@ -258,9 +266,8 @@ def decode_record(data: bytes, kind: type[T], newest: int, name: str) -> T:
         StateError: not such a record.
     """
     try:
-        raw = msgspec.json.decode(data)
-        version = raw.get("version") if isinstance(raw, dict) else None
-        if not isinstance(version, int):
+        version = msgspec.json.decode(data, type=_Versioned).version
+        if version is None:
             raise StateError(
                 f"{name}: expected a record with a version, got none; restore it or run `reconciler accept`"
             )
@@ -269,7 +276,7 @@ def decode_record(data: bytes, kind: type[T], newest: int, name: str) -> T:
                 f"{name}: written in format {version}, this agent reads up to {newest}; install the newer agent again"
             )
             raise StateVersionError(message)
-        return msgspec.convert(raw, type=kind)
+        return msgspec.json.decode(data, type=kind)
     except msgspec.MsgspecError as error:
         raise StateError(f"{name}: damaged ({error}); restore it or run `reconciler accept`") from error
 
@@ -294,21 +301,12 @@ def _replay(inventory: Inventory, records: tuple[dict[str, Any], ...]) -> Invent
     for record in records:
         if record.get("boot") != inventory.boot_id:
             continue
-        match record.get("event"), record.get("step"):
-            case "loaded", _:
-                loaded = msgspec.convert(record["result"], type=LoadedGeneration)
+        if record.get("event") == "loaded":
+            for loaded in msgspec.convert(record["results"], type=tuple[LoadedGeneration, ...]):
                 generations[loaded.name] = loaded
-            case "intent", {"step": "attach"} as raw:
-                step = msgspec.convert(raw, type=Attach)
-                attachments[step.point] = candidate(step, attachments.get(step.point))
-            case "intent", {"step": "switch"} as raw:
-                switch = msgspec.convert(raw, type=Switch)
-                attachments[switch.point] = candidate(switch, attachments.get(switch.point))
-            case "intent", {"step": "change-mode"} as raw:
-                change = msgspec.convert(raw, type=ChangeMode)
-                attachments[change.point] = candidate(change, attachments.get(change.point))
-            case _:
-                pass
+        for raw in _taking(record):
+            step = msgspec.convert(raw, type=_TAKING[raw["step"]])
+            attachments[step.point] = candidate(step, attachments.get(step.point))
     ordered = tuple(attachments[point] for point in sorted(attachments))
     return replace(inventory, generations=tuple(generations.values()), attachments=ordered)
 
@@ -327,20 +325,26 @@ def unproven(boot_id: str, records: tuple[dict[str, Any], ...]) -> frozenset[str
             continue
         if record.get("event") == "committed":
             taken.clear()
-        elif record.get("event") == "intent":
-            try:
-                taken |= _taken(record.get("step"))
-            except msgspec.ValidationError as error:
-                raise StateError(f"journal: damaged ({error}); run `reconciler accept`") from error
+        try:
+            taken |= {msgspec.convert(raw["point"], type=HookPoint).key for raw in _taking(record)}
+        except (KeyError, msgspec.ValidationError) as error:
+            raise StateError(f"journal: damaged ({error}); run `reconciler accept`") from error
     return frozenset(taken)
 
 
-def _taken(step: object) -> set[str]:
-    match step:
-        case {"step": "attach" | "switch" | "change-mode", "point": point}:
-            return {msgspec.convert(point, type=HookPoint).key}
-        case _:
-            return set()
+_TAKING: Final[dict[str, type[Attach | Switch | ChangeMode]]] = {
+    "attach": Attach,
+    "switch": Switch,
+    "change-mode": ChangeMode,
+}
+
+
+def _taking(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Steps that take a hook, of a record that announces some."""
+    if record.get("event") == "intent":
+        for raw in msgspec.convert(record["steps"], type=list[Any]):
+            if isinstance(raw, dict) and raw.get("step") in _TAKING:
+                yield raw
 
 
 def candidate(step: Attach | Switch | ChangeMode, before: OwnedAttachment | None = None) -> OwnedAttachment:

@@ -92,8 +92,23 @@ class Glob:
         """The one text that a literal glob matches."""
         return "".join(char for item in self.items for char in item.chars)
 
+    @functools.cached_property
+    def _affixes(self) -> tuple[str, str] | None:
+        """What stands before and after the one star of `eth*` or `*.edge`; None for every other shape."""
+        stars = [at for at, item in enumerate(self.items) if item.star]
+        plain = all(item.star or (not item.negated and len(item.chars) == 1) for item in self.items)
+        if len(stars) != 1 or not plain:
+            return None
+        chars = ["".join(item.chars) for item in self.items]
+        return "".join(chars[: stars[0]]), "".join(chars[stars[0] + 1 :])
+
     def matches(self, text: str) -> bool:
         """Whether the whole of `text` matches."""
+        if self._affixes is not None:  # nearly all globs, asked for each interface of each pass
+            begin, end = self._affixes
+            return len(text) >= len(begin) + len(end) and text.startswith(begin) and text.endswith(end)
+        if self.literal:
+            return text == self.name
         states: Iterable[int] = self._closure({0})
         for char in text:
             states = self._step(states, char)

@@ -3,7 +3,8 @@
 
 `kernel.linux` implements it with `bpf(2)`, libbpf, netlink and bpffs; `tests/sim` holds a fake that passes the same
 conformance suite. Nothing outside this package touches a system call, and nothing in here decides anything: each
-method does one thing, completely or not at all ("a step that fails leaves nothing of itself"), and raises:
+method does one thing, completely or not at all ("a step that fails leaves nothing of itself"), and raises, or for a
+batch of steps gives as the error of its `Progress`:
 
 * `StaleError` when a compare-and-swap lost or an object is no longer the planned one (observe again),
 * `OccupiedError` when a foreign program holds a single-slot hook,
@@ -17,8 +18,9 @@ creates it returns; the main thread never changes its network namespace.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
+from reconciler.errors import ReconcilerError
 from reconciler.model import (
     Attach,
     Attachment,
@@ -39,8 +41,11 @@ from reconciler.model import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
+
+S = TypeVar("S")
+T_co = TypeVar("T_co", covariant=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +69,30 @@ class MemberStats:
     chain: str
     member: str
     counters: Mapping[str, tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress(Generic[T_co]):
+    """How far a batch of steps came: in order, up to the first that failed.
+
+    Attributes:
+        done: what each step that took effect made; they stand.
+        error: of the step after them, which left nothing of itself; later ones were not tried.
+    """
+
+    done: tuple[T_co, ...]
+    error: ReconcilerError | None = None
+
+
+def in_order(call: Callable[[S], T_co], steps: Iterable[S]) -> Progress[T_co]:
+    """Each step by `call`, as `Progress` has it."""
+    done: list[T_co] = []
+    for step in steps:
+        try:
+            done.append(call(step))
+        except ReconcilerError as error:
+            return Progress(done=tuple(done), error=error)
+    return Progress(done=tuple(done))
 
 
 class Kernel(Protocol):
@@ -95,19 +124,19 @@ class Kernel(Protocol):
     def unload(self, pins: tuple[str, ...]) -> None:
         """Unpin paths; those that do not exist are fine. Removes directories that became empty."""
 
-    def attach(self, step: Attach, first: Identity) -> OwnedAttachment:
-        """Attach the pinned first program of a generation; `first` is its identity, found by pin.
+    def attach(self, steps: Sequence[Attach], first: Mapping[str, Identity]) -> Progress[OwnedAttachment]:
+        """Attach the pinned first program of each step's generation, if it is the one in `first`, by generation.
 
         For XDP with mode auto: native, and generic only where the driver has none (EOPNOTSUPP).
         """
 
-    def switch(self, step: Switch, first: Identity) -> OwnedAttachment:
-        """Replace atomically, comparing with `step.program`."""
+    def switch(self, steps: Sequence[Switch], first: Mapping[str, Identity]) -> Progress[OwnedAttachment]:
+        """Replace atomically, comparing with `step.program`; `first` as in `attach`."""
 
     def change_mode(self, step: ChangeMode, first: Identity) -> tuple[OwnedAttachment, float]:
         """Detach and attach in another mode; returns the attachment and the seconds without any program."""
 
-    def detach(self, step: Detach) -> None:
+    def detach(self, steps: Sequence[Detach]) -> Progress[None]:
         """Detach at once, then unlink. A link that is gone or defunct already is fine, its pin goes."""
 
     def evict(self, step: Evict) -> None:
@@ -134,8 +163,10 @@ class Kernel(Protocol):
     def stats(self, generation: LoadedGeneration) -> Iterator[MemberStats]:
         """Counters of every member that has a stats map."""
 
-    def attachment_alive(self, owned: OwnedAttachment, first: Identity) -> bool:
-        """Whether the attachment is there and runs exactly this program."""
+    def not_alive(
+        self, attachments: Sequence[OwnedAttachment], first: Mapping[str, Identity]
+    ) -> tuple[OwnedAttachment, ...]:
+        """Those that are not there, or do not run exactly the program in `first`, by generation."""
 
 
-__all__ = ["Attachment", "Kernel", "MemberStats", "Scope"]
+__all__ = ["Attachment", "Kernel", "MemberStats", "Progress", "Scope", "in_order"]

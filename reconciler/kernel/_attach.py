@@ -8,27 +8,23 @@ before and verified after. A link's pin is made before `attach` returns; if it c
 from __future__ import annotations
 
 import errno
-import os
 import time
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from reconciler.errors import KernelError, NotSupportedError, StaleError
 from reconciler.kernel import _bpf, _filters, _hooks
 from reconciler.kernel._failing import OCCUPIED, STALE, UNSUPPORTED, failing
 from reconciler.kernel._netlink import Route
-from reconciler.kernel._pins import Pins, identity_of
+from reconciler.kernel._site import Site, first_pin, stale
 from reconciler.model import (
     Attach,
     AttachKind,
     ChangeMode,
     Detach,
-    HookKind,
     HookPoint,
     Identity,
     OwnedAttachment,
-    PinKind,
     Switch,
     XdpMode,
 )
@@ -36,59 +32,25 @@ from reconciler.model import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from reconciler.kernel._snapshot import Reader
-
-
-@dataclass(frozen=True, slots=True)
-class Site:
-    """Where steps happen: our pins, and a way into namespaces."""
-
-    pins: Pins
-    reader: Reader
-
-
-def first_pin(generation: str) -> str:
-    """Path of the first program of a generation (docs/architecture.md)."""
-    return f"gen/{generation}/p00"
-
-
-def stale(call: str, detail: str) -> StaleError:
-    """What was planned for is not there any more."""
-    return StaleError(call, errno.ESTALE, detail)
-
-
-@contextmanager
-def first_opened(site: Site, generation: str, expected: Identity) -> Iterator[int]:
-    """A descriptor of a generation's first program. Raises StaleError when it is not the expected one."""
-    path = first_pin(generation)
-    if not site.pins.exists(path):
-        raise stale(f"open {path}", f"expected program {expected.id}, got no pin")
-    with site.pins.opened(path) as descriptor:
-        with failing(f"read {path}", {errno.EINVAL: StaleError}):  # EINVAL: what is pinned there is no program
-            found = identity_of(descriptor, PinKind.PROGRAM)
-        if found != expected:
-            raise stale(f"open {path}", f"expected program {expected.id}, got {found.id}")
-        yield descriptor
-
 
 def attach(site: Site, step: Attach, first: Identity) -> OwnedAttachment:
     """Attach to a hook that holds nothing of ours, and pin."""
-    with first_opened(site, step.generation, first) as program:
-        if step.kind is AttachKind.CLSACT_FILTER:
-            return _filters.attach(site.reader, step, program, first)
-        if step.pin is None:
-            raise KernelError(f"attach {step.point}", errno.EINVAL, "a link needs a pin")
-        call = f"BPF_LINK_CREATE {step.point}"
-        if step.kind is AttachKind.TCX_LINK:
-            with failing(call, {errno.EEXIST: StaleError}, STALE, UNSUPPORTED):
-                link, mode = _create_tcx(site, step, program), None
-        elif step.kind is AttachKind.XDP_LINK:
-            with failing(call, OCCUPIED, UNSUPPORTED):
-                link, mode = create_xdp(site, step.point, program, step.mode)
-        else:
-            raise NotSupportedError(call, errno.EOPNOTSUPP, f"ours are never attached as {step.kind}")
-        with _bpf.closing(link):
-            return pin_link(site, link, step, mode)
+    program = site.first(step.generation, first)
+    if step.kind is AttachKind.CLSACT_FILTER:
+        return _filters.attach(site.reader, step, program, first)
+    if step.pin is None:
+        raise KernelError(f"attach {step.point}", errno.EINVAL, "a link needs a pin")
+    call = f"BPF_LINK_CREATE {step.point}"
+    if step.kind is AttachKind.TCX_LINK:
+        with failing(call, {errno.EEXIST: StaleError}, STALE, UNSUPPORTED):
+            link, mode = _create_tcx(site, step, program), None
+    elif step.kind is AttachKind.XDP_LINK:
+        with failing(call, OCCUPIED, UNSUPPORTED):
+            link, mode = create_xdp(site, step.point, program, step.mode)
+    else:
+        raise NotSupportedError(call, errno.EOPNOTSUPP, f"ours are never attached as {step.kind}")
+    with _bpf.closing(link):
+        return pin_link(site, link, step, mode)
 
 
 def _create_tcx(site: Site, step: Attach, program: int) -> int:
@@ -154,72 +116,48 @@ def pin_link(
 
 
 def switch(site: Site, step: Switch, first: Identity) -> OwnedAttachment:
-    """Replace the program in one atomic step, if it is `step.program` still."""
-    with first_opened(site, step.generation, first) as new:
-        if step.kind is AttachKind.CLSACT_FILTER:
-            return _filters.switch(site.reader, step, new, first)
-        call = f"BPF_LINK_UPDATE {step.point}"
-        with _planned_link(site, call, step.pin, step.link_id) as link, program_opened(call, step.program) as old:
-            if _bpf.link_info(link).ifindex != step.point.ifindex:
-                raise stale(call, "the link is defunct: its interface is gone, or somebody detached it")
-            try:
-                # EPERM: the link runs another program than `old`.
-                with failing(call, STALE, {errno.EPERM: StaleError}):
-                    _bpf.link_update(link, new, old)
-            except StaleError as error:
-                if _bpf.link_info(link).prog_id == step.program.id and error.errno == errno.EPERM:
-                    raise KernelError(call, errno.EPERM, "not permitted") from error
-                raise
-    mode = _mode_now(site, step.point) if step.point.kind is HookKind.XDP else None
+    """Replace the program in one atomic step, if it is `step.program` still; the mode of XDP is not read."""
+    new = site.first(step.generation, first)
+    if step.kind is AttachKind.CLSACT_FILTER:
+        return _filters.switch(site.reader, step, new, first)
+    call = f"BPF_LINK_UPDATE {step.point}"
+    with planned_link(site, call, step.pin, step.link_id) as (link, facts):
+        old = site.program(call, step.program)
+        if facts.ifindex != step.point.ifindex:
+            raise stale(call, "the link is defunct: its interface is gone, or somebody detached it")
+        try:
+            # EPERM: the link runs another program than `old`.
+            with failing(call, STALE, {errno.EPERM: StaleError}):
+                _bpf.link_update(link, new, old)
+        except StaleError as error:
+            if _bpf.link_info(link).prog_id == step.program.id and error.errno == errno.EPERM:
+                raise KernelError(call, errno.EPERM, "not permitted") from error
+            raise
     return OwnedAttachment(
         point=step.point,
         kind=step.kind,
         generation=step.generation,
         pin=step.pin,
         link_id=step.link_id,
-        mode=mode,
     )
 
 
-def _mode_now(site: Site, point: HookPoint) -> str | None:
-    """The mode that the switch kept; the link does not say it. None when the interface has just gone."""
-    try:
-        _, raw = site.reader.raw(point)
-    except OSError:
-        return None
-    return raw.xdp[0][0] if raw.xdp else None
-
-
 @contextmanager
-def _planned_link(site: Site, call: str, pin: str | None, link_id: int | None) -> Iterator[int]:
-    """The link at our pin. Raises StaleError when there is none, or another."""
+def planned_link(site: Site, call: str, pin: str | None, link_id: int | None) -> Iterator[tuple[int, _bpf.LinkFacts]]:
+    """The link at our pin, and what it is. Raises StaleError when there is none, or another."""
     try:
-        context = site.pins.opened(pin or "")
-        link = context.__enter__()
+        opened = site.pins.opened(pin or "")
     except KernelError as error:
         if error.errno != errno.ENOENT:
             raise
         raise stale(call, f"the pin {pin} is gone") from error
-    try:
+    with opened as link:
         with failing(call, {errno.EINVAL: StaleError}):  # EINVAL: what is pinned there is no link
-            found = _bpf.link_info(link).id
-        if link_id is not None and found != link_id:
-            raise stale(call, f"expected link {link_id} at {pin}, got {found}")
+            facts = _bpf.link_info(link)
+        if link_id is not None and facts.id != link_id:
+            raise stale(call, f"expected link {link_id} at {pin}, got {facts.id}")
         with failing(call):
-            yield link
-    finally:
-        context.__exit__(None, None, None)
-
-
-@contextmanager
-def program_opened(call: str, expected: Identity) -> Iterator[int]:
-    """A descriptor of exactly this program. Raises StaleError when it is gone, or its id is another's now."""
-    with failing(call, STALE):
-        descriptor = _bpf.prog_by_id(expected.id)
-    with _bpf.closing(descriptor):
-        if identity_of(descriptor, PinKind.PROGRAM) != expected:
-            raise stale(call, f"program id {expected.id} names another program now")
-        yield descriptor
+            yield link, facts
 
 
 # === change of mode ========================================================================================
@@ -230,11 +168,8 @@ def change_mode(
 ) -> tuple[OwnedAttachment, float]:
     """Detach and attach again; if that fails the old program is attached again in its old mode."""
     call = f"change XDP mode of {step.point}"
-    with (
-        first_opened(site, step.generation, first) as program,
-        _planned_link(site, call, step.pin, step.link_id) as link,
-    ):
-        before = _bpf.link_info(link)
+    program = site.first(step.generation, first)
+    with planned_link(site, call, step.pin, step.link_id) as (link, before):
         if before.ifindex != step.point.ifindex:
             raise stale(call, "the link is defunct: its interface is gone, or somebody detached it")
         with failing(call, STALE):
@@ -284,7 +219,7 @@ def detach(site: Site, step: Detach) -> None:
         return
     call = f"BPF_LINK_DETACH {step.point}"
     if step.pin is not None and site.pins.exists(step.pin):
-        with _planned_link(site, call, step.pin, step.link_id) as link, failing(call):
+        with planned_link(site, call, step.pin, step.link_id) as (link, _), failing(call):
             detach_link(link)
         site.pins.unlink(step.pin)
     elif step.link_id is not None:
@@ -321,28 +256,3 @@ def _program_of(site: Site, generation: str) -> int | None:
         return None
     with site.pins.opened(path) as descriptor, failing(f"read {path}"):
         return _bpf.prog_info(descriptor).id
-
-
-# === is it there ===========================================================================================
-
-
-def alive(site: Site, owned: OwnedAttachment, first: Identity) -> bool:
-    """Whether the hook runs exactly this program through exactly this attachment."""
-    call = f"check {owned.point}"
-    try:
-        with program_opened(call, first):
-            _, raw = site.reader.raw(owned.point)
-            if owned.kind is AttachKind.CLSACT_FILTER:
-                return any(_filters.matches(item, owned.filter) and item.program_id == first.id for item in raw.filters)
-            if owned.kind is AttachKind.TCX_LINK:
-                return raw.tcx is not None and (first.id, owned.link_id) in raw.tcx.entries
-            with _planned_link(site, call, owned.pin, owned.link_id) as link:
-                facts = _bpf.link_info(link)
-            here = any(program == first.id for _, program in raw.xdp)
-            return here and (facts.prog_id, facts.ifindex) == (first.id, owned.point.ifindex)
-    except StaleError:
-        return False
-    except OSError as error:
-        if error.errno == errno.ENODEV:
-            return False
-        raise KernelError(call, error.errno or 0, os.strerror(error.errno or 0)) from error

@@ -13,7 +13,7 @@ import enum
 import errno
 import os
 import platform
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,12 +22,16 @@ from reconciler.kernel import _attr
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import TracebackType
 
 _SYSCALLS = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
 """__NR_bpf (arch/*/include/uapi/asm/unistd*.h)."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
+_syscall = ctypes.CFUNCTYPE(ctypes.c_long, ctypes.c_long, ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, use_errno=True)(
+    ("syscall", _libc)
+)
 _NR_BPF = _SYSCALLS.get(platform.machine(), -1)
 
 MAX_MPROG = 64
@@ -149,20 +153,28 @@ def bpf(command: Cmd, attr: ctypes.Structure) -> int:
 
 
 def _call(command: Cmd, attr: ctypes.Structure) -> int:
-    result: int = _libc.syscall(_NR_BPF, int(command), ctypes.byref(attr), ctypes.sizeof(attr))
+    result: int = _syscall(_NR_BPF, command, ctypes.addressof(attr), ctypes.sizeof(attr))
     if result < 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
     return result
 
 
-@contextmanager
-def closing(descriptor: int) -> Iterator[int]:
+class closing:  # noqa: N801  # as in contextlib
     """The descriptor for a `with` block that owns it."""
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
+
+    __slots__ = ("_descriptor",)
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def __enter__(self) -> int:
+        return self._descriptor
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._descriptor)
 
 
 def _address(buffer: ctypes.Array[ctypes.c_char]) -> int:
@@ -429,9 +441,8 @@ def _load(code: tuple[_attr.Insn, ...], kind: ProgType, attach_type: int, flags:
         expected_attach_type=attach_type,
     )
     for _ in range(_LOAD_TRIES - 1):
-        with suppress(
-            BlockingIOError
-        ):  # EAGAIN: a signal came while the verifier ran (do_check); libbpf tries again too
+        # EAGAIN: a signal came while the verifier ran (do_check); libbpf tries again too.
+        with suppress(BlockingIOError):
             return bpf(Cmd.PROG_LOAD, attr)
     return bpf(Cmd.PROG_LOAD, attr)
 
@@ -444,29 +455,42 @@ class Mprog:
     revision: int
 
 
-def tcx_query(ifindex: int, attach_type: int) -> Mprog:
-    """BPF_PROG_QUERY on a tcx hook of the calling thread's namespace."""
-    room = MAX_MPROG
-    while True:
-        programs, links = (ctypes.c_uint32 * room)(), (ctypes.c_uint32 * room)()
-        attr = _attr.Query(
-            target_ifindex=ifindex,
-            attach_type=attach_type,
-            prog_ids=ctypes.addressof(programs),
-            link_ids=ctypes.addressof(links),
-            count=room,
+class TcxQuery:
+    """BPF_PROG_QUERY on tcx hooks of the calling thread's namespace, with buffers for one thread."""
+
+    def __init__(self) -> None:
+        self._make_room(MAX_MPROG)
+
+    def _make_room(self, entries: int) -> None:
+        self._room = entries
+        self._programs, self._links = (ctypes.c_uint32 * entries)(), (ctypes.c_uint32 * entries)()
+        self._attr = _attr.Query(
+            prog_ids=ctypes.addressof(self._programs), link_ids=ctypes.addressof(self._links), count=entries
         )
-        try:
-            bpf(Cmd.PROG_QUERY, attr)
-        except OSError as error:
-            if error.errno == errno.ENOENT:  # kernels before 6.8 answer so for a hook that never had an entry
-                return Mprog((), 1)
-            if error.errno != errno.ENOSPC or attr.count <= room:
-                raise
-            room = attr.count  # a kernel that allows more entries than any does today
-            continue
-        count = attr.count
-        return Mprog(tuple(zip(programs[:count], links[:count], strict=True)) if count else (), attr.revision)
+
+    def __call__(self, ifindex: int, attach_type: int) -> Mprog:
+        """What runs there. Raises OSError ENODEV."""
+        while True:
+            attr = self._attr
+            attr.target_ifindex, attr.attach_type, attr.count = ifindex, attach_type, self._room
+            try:
+                _call(Cmd.PROG_QUERY, attr)
+            except OSError as error:
+                if error.errno == errno.ENOENT:  # kernels before 6.8 answer so for a hook that never had an entry
+                    return Mprog((), 1)
+                if error.errno != errno.ENOSPC or attr.count <= self._room:
+                    raise
+                self._make_room(attr.count)  # a kernel that allows more entries than any does today
+                continue
+            count = attr.count
+            if not count:
+                return Mprog((), attr.revision)
+            return Mprog(tuple(zip(self._programs[:count], self._links[:count], strict=True)), attr.revision)
+
+
+def tcx_query(ifindex: int, attach_type: int) -> Mprog:
+    """`TcxQuery`, once."""
+    return TcxQuery()(ifindex, attach_type)
 
 
 def link_create_xdp(program: int, ifindex: int, flags: int) -> int:

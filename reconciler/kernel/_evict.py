@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 
 from reconciler.errors import NotSupportedError, StaleError
 from reconciler.kernel import _bpf, _filters, _hooks, _which_link
-from reconciler.kernel._attach import Site, create_xdp, first_opened, pin_link, program_opened, stale
+from reconciler.kernel._attach import create_xdp, pin_link
 from reconciler.kernel._failing import OCCUPIED, STALE, UNSUPPORTED, failing
 from reconciler.kernel._netlink import Route
+from reconciler.kernel._site import Site, stale
 from reconciler.model import (
     Attach,
     AttachKind,
@@ -50,18 +51,19 @@ def evict(site: Site, step: Evict, state: HookState) -> None:
     match step.method:
         case RemovalMethod.LINK_DETACH:
             with (
-                program_opened(call, step.program) as program,
-                _foreign_link(site, call, step.attachment, program, step.point) as link,
+                _foreign_link(site, call, step.attachment, site.program(call, step.program), step.point) as link,
                 failing(call, STALE, UNSUPPORTED),
             ):
                 _bpf.link_detach(link)
         case RemovalMethod.NETLINK:
-            with program_opened(call, step.program) as expected, failing(call, _NETLINK_LOST):
+            expected = site.program(call, step.program)
+            with failing(call, _NETLINK_LOST):
                 set_xdp(site, step.point, -1, expected, step.attachment.mode)
         case RemovalMethod.PROG_DETACH:
             kind = _hooks.TCX_TYPES[step.point.kind]
             ifindex = step.point.ifindex
-            with program_opened(call, step.program) as program, failing(call, STALE, {errno.EBUSY: StaleError}):
+            program = site.program(call, step.program)
+            with failing(call, STALE, {errno.EBUSY: StaleError}):
                 site.reader.inside(step.point, lambda: _bpf.tcx_detach(program, ifindex, kind, step.revision))
         case RemovalMethod.FILTER_DELETE:
             if step.attachment.filter is None:
@@ -123,7 +125,8 @@ def attach_displacing(
     foreign = step.displace
     if foreign is None or state.attachments != (foreign,):
         raise stale(call, "the hook does not hold exactly the planned occupant any more")
-    with first_opened(site, step.generation, first) as program, ExitStack() as stack:
+    program = site.first(step.generation, first)
+    with ExitStack() as stack:
         with failing(call, STALE):
             old = stack.enter_context(_bpf.closing(_bpf.prog_by_id(foreign.program_id)))
         if foreign.kind is AttachKind.XDP_LINK:

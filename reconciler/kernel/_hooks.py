@@ -53,13 +53,16 @@ class Raw:
 RawInterface = Mapping[HookKind, Raw]
 
 
-def read_interface(route: Route, device: Device, qdisc: str | None, *, tcx: bool) -> RawInterface:
+_KINDS = tuple(HookKind)
+
+
+def read_interface(route: Route, device: Device, qdisc: str | None, tcx: _bpf.TcxQuery | None) -> RawInterface:
     """All three hooks of one interface. Raises OSError ENODEV when it has gone."""
-    return {kind: read_raw(route, device, qdisc, kind, tcx=tcx) for kind in HookKind}
+    return {kind: read_raw(route, device, qdisc, kind, tcx) for kind in _KINDS}
 
 
-def read_raw(route: Route, device: Device, qdisc: str | None, kind: HookKind, *, tcx: bool) -> Raw:
-    """One hook of one interface. Raises OSError ENODEV when it has gone."""
+def read_raw(route: Route, device: Device, qdisc: str | None, kind: HookKind, tcx: _bpf.TcxQuery | None) -> Raw:
+    """One hook of one interface; `tcx` is None where the kernel has none. Raises OSError ENODEV when it has gone."""
     if kind is HookKind.XDP:
         return Raw(xdp=device.xdp)
     filters: tuple[BpfFilter, ...] = ()
@@ -69,7 +72,7 @@ def read_raw(route: Route, device: Device, qdisc: str | None, kind: HookKind, *,
     elif qdisc == "ingress":
         state = "ingress"
         filters = route.filters(device.ifindex, CLSACT_HANDLE) if kind is HookKind.TC_INGRESS else ()
-    entries = _bpf.tcx_query(device.ifindex, TCX_TYPES[kind]) if tcx else None
+    entries = tcx(device.ifindex, TCX_TYPES[kind]) if tcx is not None else None
     return Raw(tcx=entries, filters=filters, qdisc=state)
 
 
@@ -78,7 +81,7 @@ def read_again(ifindex: int, kind: HookKind, *, tcx: bool) -> tuple[Device, Raw]
     with Route() as route:
         device = route.device(ifindex)
         qdisc = None if kind is HookKind.XDP else route.clsact(ifindex).get(ifindex)
-        return device, read_raw(route, device, qdisc, kind, tcx=tcx)
+        return device, read_raw(route, device, qdisc, kind, _bpf.TcxQuery() if tcx else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +92,13 @@ class RawNamespace:
     hooks: Mapping[int, RawInterface]
 
 
-def read_namespace(wanted: Callable[[Device], bool], ours: frozenset[int], *, tcx: bool) -> RawNamespace:
+def read_namespace(
+    wanted: Callable[[Device], bool], ours: frozenset[int], before: Mapping[int, Device] | None, *, tcx: bool
+) -> RawNamespace:
     """Everything in the calling thread's namespace.
 
     Args:
+        before: its interfaces as they were at an earlier read.
         wanted: whether an interface's hooks are read in any case.
         ours: ids of programs of ours; a hook that runs one is read, whatever `wanted` says.
         tcx: whether the kernel has it.
@@ -101,8 +107,9 @@ def read_namespace(wanted: Callable[[Device], bool], ours: frozenset[int], *, tc
         OSError: a dump could not be finished.
     """
     with Route() as route:
-        devices = route.devices()
+        devices = route.devices(before)
         qdiscs = route.clsact()
+        query = _bpf.TcxQuery() if tcx else None
         hooks: dict[int, RawInterface] = {}
         for device in devices.values():
             asked = wanted(device)
@@ -110,7 +117,7 @@ def read_namespace(wanted: Callable[[Device], bool], ours: frozenset[int], *, tc
             if not asked and device.ifindex not in qdiscs and not device.xdp:
                 continue
             try:
-                state = read_interface(route, device, qdiscs.get(device.ifindex), tcx=tcx)
+                state = read_interface(route, device, qdiscs.get(device.ifindex), query)
             except OSError as error:
                 if error.errno != errno.ENODEV:
                     raise

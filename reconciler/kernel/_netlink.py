@@ -12,7 +12,7 @@ import errno
 import os
 import socket
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 from reconciler._imports import without_init
@@ -24,7 +24,7 @@ with without_init("pyroute2"):
 from reconciler import _points
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from types import TracebackType
 
 NETLINK_ROUTE = 0
@@ -76,11 +76,16 @@ _BUFFER = 1 << 18
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
-    """One interface; `xdp` holds (mode, program id), more than one where the hardware runs one too."""
+    """One interface; `xdp` holds (mode, program id), more than one where the hardware runs one too.
+
+    Attributes:
+        raw: the message that said so: an equal one says the same, and need not be read again.
+    """
 
     ifindex: int
     name: str
     xdp: tuple[tuple[str, int], ...] = ()
+    raw: bytes = field(default=b"", compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,11 +134,15 @@ class Route:
 
     # --- reading -------------------------------------------------------------------------------------------
 
-    def devices(self) -> dict[int, Device]:
-        """All interfaces by ifindex."""
+    def devices(self, before: Mapping[int, Device] | None = None) -> dict[int, Device]:
+        """All interfaces by ifindex; `before` is an earlier answer, which saves reading what did not change."""
         body = _IFINFO.pack(0, 0, 0, 0, 0) + _attribute(_IFLA_EXT_MASK, _U32.pack(_RTEXT_FILTER_SKIP_STATS))
-        found = (_device(payload) for payload in self._dump(_RTM_GETLINK, body))
-        return {device.ifindex: device for device in found}
+        found: dict[int, Device] = {}
+        for payload in self._dump(_RTM_GETLINK, body):
+            _, _, ifindex, _, _ = _IFINFO.unpack_from(payload)
+            known = before.get(ifindex) if before is not None else None
+            found[ifindex] = known if known is not None and known.raw == payload else _device(payload)
+        return found
 
     def device(self, ifindex: int) -> Device:
         """One interface. Raises OSError ENODEV."""
@@ -235,7 +244,7 @@ class Route:
         for _ in self._exchange(kind, flags, body):
             pass
 
-    def _dump(self, kind: int, body: bytes) -> Iterator[memoryview]:
+    def _dump(self, kind: int, body: bytes) -> Iterator[bytes]:
         """Payloads of a dump, repeated when the kernel says that it was interrupted by a change."""
         for _ in range(_DUMP_TRIES):
             found = list(self._exchange(kind, _NLM_F_REQUEST | _NLM_F_DUMP, body))
@@ -243,14 +252,14 @@ class Route:
                 return (payload for _, _, payload in found)
         raise OSError(errno.EINTR, f"{_DUMP_TRIES} dumps in a row were interrupted by changes")
 
-    def _exchange(self, kind: int, flags: int, body: bytes) -> Iterator[tuple[int, int, memoryview]]:
+    def _exchange(self, kind: int, flags: int, body: bytes) -> Iterator[tuple[int, int, bytes]]:
         """Send one request; (type, flags, payload) of every message of the answer."""
         self._sequence += 1
         self._socket.send(_HEADER.pack(_HEADER.size + len(body), kind, flags, self._sequence, 0) + body)
         finished = False
         while not finished:
             size = self._socket.recv_into(self._buffer)
-            data = memoryview(bytes(memoryview(self._buffer)[:size]))
+            data = bytes(memoryview(self._buffer)[:size])
             for answer, answer_flags, sequence, payload in _messages(data):
                 if sequence != self._sequence:
                     continue
@@ -263,7 +272,7 @@ class Route:
                     finished = True
 
 
-def _messages(data: memoryview) -> Iterator[tuple[int, int, int, memoryview]]:
+def _messages(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
     offset = 0
     while offset + _HEADER.size <= len(data):
         length, kind, flags, sequence, _ = _HEADER.unpack_from(data, offset)
@@ -271,7 +280,7 @@ def _messages(data: memoryview) -> Iterator[tuple[int, int, int, memoryview]]:
         offset += (length + 3) & ~3
 
 
-def _check(flags: int, payload: memoryview) -> None:
+def _check(flags: int, payload: bytes) -> None:
     """Raise what an NLMSG_ERROR or NLMSG_DONE says; 0 is an acknowledgement."""
     (code,) = _INT.unpack_from(payload) if len(payload) >= _INT.size else (0,)
     if code == 0:
@@ -287,7 +296,7 @@ def _attribute(kind: int, value: bytes) -> bytes:
     return _ATTR.pack(_ATTR.size + len(value), kind) + value + b"\0" * (-len(value) % 4)
 
 
-def _attributes(data: memoryview | bytes, offset: int = 0) -> dict[int, memoryview | bytes]:
+def _attributes(data: bytes, offset: int = 0) -> dict[int, bytes]:
     found = {}
     end = len(data)
     while offset + 4 <= end:
@@ -299,28 +308,39 @@ def _attributes(data: memoryview | bytes, offset: int = 0) -> dict[int, memoryvi
     return found
 
 
-def _text(value: memoryview | bytes) -> str:
-    return bytes(value).split(b"\0", 1)[0].decode("utf-8", "backslashreplace")
+def _text(value: bytes) -> str:
+    return value.split(b"\0", 1)[0].decode("utf-8", "backslashreplace")
 
 
-def _number(value: memoryview | bytes | None) -> int:
+def _number(value: bytes | None) -> int:
     return int(_U32.unpack_from(value)[0]) if value is not None else 0
 
 
 _XDP_MODES = ((_IFLA_XDP_HW_PROG_ID, "offload"), (_IFLA_XDP_DRV_PROG_ID, "native"), (_IFLA_XDP_SKB_PROG_ID, "generic"))
 
 
-def _device(payload: memoryview) -> Device:
+def _device(payload: bytes) -> Device:
+    """Only what is used of some fifty attributes is taken: dumps of thousands of interfaces come here."""
     _, _, ifindex, _, _ = _IFINFO.unpack_from(payload)
-    attributes = _attributes(payload, _IFINFO.size)
-    xdp = attributes.get(_IFLA_XDP)
-    # XDP_ATTACHED_MULTI and single modes alike carry one id for each mode.
-    ids = _attributes(xdp) if xdp is not None else {}
-    modes = tuple((mode, _number(ids[kind])) for kind, mode in _XDP_MODES if kind in ids)
-    return Device(ifindex=ifindex, name=_text(attributes[_IFLA_IFNAME]), xdp=modes)
+    name = ""
+    modes: tuple[tuple[str, int], ...] = ()
+    offset, end = _IFINFO.size, len(payload) - 3
+    header = _ATTR.unpack_from
+    while offset < end:
+        length, kind = header(payload, offset)
+        if length < _ATTR.size:
+            break
+        if kind == _IFLA_IFNAME:
+            name = _text(payload[offset + 4 : offset + length])
+        elif kind & _NLA_TYPE_MASK == _IFLA_XDP:
+            # XDP_ATTACHED_MULTI and single modes alike carry one id for each mode.
+            ids = _attributes(payload[offset + 4 : offset + length])
+            modes = tuple((mode, _number(ids[kind])) for kind, mode in _XDP_MODES if kind in ids)
+        offset += (length + 3) & ~3
+    return Device(ifindex=ifindex, name=name, xdp=modes, raw=payload)
 
 
-def _filter(payload: memoryview) -> BpfFilter | None:
+def _filter(payload: bytes) -> BpfFilter | None:
     _, ifindex, handle, parent, info = _TCMSG.unpack_from(payload)
     attributes = _attributes(payload, _TCMSG.size)
     if _text(attributes.get(_TCA_KIND, b"")) != "bpf" or not handle:

@@ -12,6 +12,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -81,6 +82,7 @@ class Worker:
 
     def __init__(self) -> None:
         self._pool: ThreadPoolExecutor | None = None
+        self._here = threading.local()
 
     def close(self) -> None:
         if self._pool is not None:
@@ -88,15 +90,24 @@ class Worker:
             self._pool = None
 
     def run(self, name: str, inode: int | None, call: Callable[[], T]) -> T:
-        """The result of `call` inside the namespace.
+        """The result of `call` inside the namespace; a call within such a call, for the same one, is made right there.
 
         Raises:
             OSError: ENOENT when the namespace is not there (any more), and whatever `call` raises.
         """
+        if inode is not None and getattr(self._here, "place", None) == (name, inode):
+            return call()
         with opened(name, inode) as target:
             if _same(target, "/proc/thread-self/ns/net"):
-                return call()
-            return self._submit(lambda: _inside(target, call))
+                return self._at((name, inode), call)
+            return self._submit(lambda: _inside(target, lambda: self._at((name, inode), call)))
+
+    def _at(self, place: tuple[str, int | None], call: Callable[[], T]) -> T:
+        self._here.place = place
+        try:
+            return call()
+        finally:
+            self._here.place = None
 
     def fresh(self, call: Callable[[], T]) -> T:
         """The result of `call` inside a new, empty namespace, which vanishes afterwards."""

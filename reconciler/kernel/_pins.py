@@ -7,8 +7,8 @@ import ctypes
 import errno
 import os
 import stat
-from contextlib import contextmanager, suppress
-from pathlib import Path, PurePosixPath
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reconciler import _points
@@ -102,14 +102,16 @@ class Pins:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._prefix = f"{root}/"
+        self._refused = False  # looked for strangers, and the directory is the one that was looked at
 
     def path(self, relative: str) -> str:
         """The absolute path. Raises KernelError EINVAL for a path that would leave the directory."""
-        parts = PurePosixPath(relative).parts
-        with failing(f"pin path {relative!r}"):
-            if not parts or relative.startswith("/") or any("." in part for part in parts):
-                raise OSError(errno.EINVAL, "expected a relative path without dots (bpffs refuses them)")
-        return f"{self.root}/{relative}"
+        if not relative or relative.startswith("/") or "." in relative:
+            raise KernelError(
+                f"pin path {relative!r}", errno.EINVAL, "expected a relative path without dots (bpffs refuses them)"
+            )
+        return f"{self._prefix}{relative}"
 
     def filesystem_id(self) -> int:
         """Device number of the bpffs (a remount changes it), 0 when there is none."""
@@ -121,12 +123,17 @@ class Pins:
     def pin(self, descriptor: int, relative: str) -> None:
         """Pin an object. Raises KernelError, EEXIST when the path is taken."""
         path = self.path(relative)
-        if self.root.is_relative_to(BPFFS):
-            mount_bpffs()
-        self.refuse_strangers()
+        if not self._refused:
+            self.refuse_strangers()
         with failing(f"pin {relative}"):
-            _make(Path(path).parent)
-            _bpf.obj_pin(descriptor, path)
+            try:
+                _bpf.obj_pin(descriptor, path)
+            except FileNotFoundError:  # no folder yet, or no bpffs
+                if self.root.is_relative_to(BPFFS):
+                    mount_bpffs()
+                self.refuse_strangers()
+                _make(Path(path).parent)
+                _bpf.obj_pin(descriptor, path)
 
     def refuse_strangers(self) -> None:
         """Nobody but us may change what lies in the pin directory, or put another one in its place.
@@ -142,33 +149,29 @@ class Pins:
                 found = place.lstat()
                 mounted = _filesystem(place.parent) != _BPF_FS_MAGIC
                 if mounted and _filesystem(place) != _BPF_FS_MAGIC:
-                    return
+                    break
                 _refuse_folder(place, found, sticky_is_fine=mounted)
+        self._refused = True
 
     def exists(self, relative: str) -> bool:
         return os.path.lexists(self.path(relative))
 
-    @contextmanager
-    def opened(self, relative: str) -> Iterator[int]:
-        """A descriptor of the pinned object. Raises KernelError, ENOENT when there is none."""
+    def opened(self, relative: str) -> _bpf.closing:
+        """A descriptor of the pinned object, for a `with` block. Raises KernelError, ENOENT when there is none."""
         path = self.path(relative)
         with failing(f"open pin {relative}"):
-            descriptor = _bpf.obj_get(path)
-        try:
-            yield descriptor
-        finally:
-            os.close(descriptor)
+            return _bpf.closing(_bpf.obj_get(path))
 
     def unlink(self, relative: str) -> None:
         """Remove a pin, and the folders that became empty; a pin that does not exist is fine."""
-        path = Path(self.path(relative))
-        with failing(f"unpin {relative}"):
-            _points.at("unlink bpffs", path.unlink, missing_ok=True)
+        path = self.path(relative)
+        with failing(f"unpin {relative}"), suppress(FileNotFoundError):
+            _points.at("unlink bpffs", os.unlink, path)
         with suppress(OSError):  # not empty, or gone
-            for folder in path.parents:
-                if folder == self.root.parent:
-                    break
-                _points.at("rmdir bpffs", folder.rmdir)
+            while len(path) > len(self._prefix):
+                path = path.rpartition("/")[0]
+                _points.at("rmdir bpffs", os.rmdir, path)
+                self._refused &= len(path) > len(self._prefix)
 
     def walk(self) -> Iterator[str]:
         """Relative paths of all pins, in no order. Raises OSError when a folder cannot be read."""

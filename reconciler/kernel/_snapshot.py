@@ -42,11 +42,13 @@ class Reader:
 
     Attributes:
         other_program: a descriptor of an XDP program that is attached nowhere.
+        known: interfaces as they were read last, by the namespace's inode; dumps are compared with them.
     """
 
     worker: _netns.Worker
     tcx: bool
     other_program: Callable[[], int]
+    known: dict[int, Mapping[int, Device]] = field(default_factory=dict)
 
     def inside(self, point: HookPoint, call: Callable[[], T]) -> T:
         """Run `call` in the hook's namespace. Raises OSError ENODEV when the namespace is not there any more."""
@@ -141,6 +143,8 @@ def look(reader: Reader, scope: Scope, pins: PinWalk) -> Look:
             seen.missing.append(name)
         else:
             seen.namespaces[name] = inode
+    for gone in reader.known.keys() - seen.namespaces.values():
+        del reader.known[gone]
     first = _read_all(reader, scope, pins, seen)
     seen.complete &= _walk_objects(seen)
     second = _read_all(reader, scope, pins, seen)
@@ -162,9 +166,11 @@ def look(reader: Reader, scope: Scope, pins: PinWalk) -> Look:
 def _read_all(reader: Reader, scope: Scope, pins: PinWalk, seen: Look) -> dict[str, _hooks.RawNamespace]:
     found = {}
     for name, inode in list(seen.namespaces.items()):
-        read = partial(_hooks.read_namespace, _wanted(scope, name, inode, pins), pins.programs, tcx=reader.tcx)
+        wanted, before = _wanted(scope, name, inode, pins), reader.known.get(inode)
+        read = partial(_hooks.read_namespace, wanted, pins.programs, before, tcx=reader.tcx)
         try:
             found[name] = reader.worker.run(name, inode, read)
+            reader.known[inode] = found[name].devices
         except FileNotFoundError:  # it went away, or its name is another's now
             seen.namespaces.pop(name)
             seen.missing.append(name)

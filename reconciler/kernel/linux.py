@@ -12,15 +12,17 @@ import errno
 import os
 import struct
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from reconciler.errors import KernelError, NotSupportedError, StaleError
-from reconciler.kernel import MemberStats, Scope, _attach, _bpf, _evict, _features, _grace, _netns
+from reconciler.kernel import MemberStats, Progress, Scope, _attach, _bpf, _evict, _features, _grace, _netns, _verify
 from reconciler.kernel._failing import STALE, failing
 from reconciler.kernel._load import load_generation
 from reconciler.kernel._objects import MapKeeper, links_now, read_link, walk_pins
 from reconciler.kernel._pins import Pins, identity_of
+from reconciler.kernel._site import Site, first_pin
 from reconciler.kernel._snapshot import Reader, look
 from reconciler.model import (
     STATS_COUNTERS,
@@ -46,8 +48,10 @@ from reconciler.model import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
+
+    from reconciler.kernel._netlink import Device
 
 DEFAULT_PIN_DIR = Path("/sys/fs/bpf/reconciler")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -77,6 +81,7 @@ class LinuxKernel:
         self._force = dict(force or {})
         self._worker = _netns.Worker()
         self._keeper = MapKeeper()
+        self._known: dict[int, Mapping[int, Device]] = {}
         self._features: Features | None = None
         self._other_program: int | None = None
 
@@ -154,7 +159,10 @@ class LinuxKernel:
 
     def _reader(self) -> Reader:
         return Reader(
-            worker=self._worker, tcx=self.features().tcx is not Support.NO, other_program=self._unattached_program
+            worker=self._worker,
+            tcx=self.features().tcx is not Support.NO,
+            other_program=self._unattached_program,
+            known=self._known,
         )
 
     def _unattached_program(self) -> int:
@@ -162,8 +170,8 @@ class LinuxKernel:
             self._other_program = _bpf.load_trivial(_bpf.ProgType.XDP, _XDP_PASS, _bpf.BPF_XDP)
         return self._other_program
 
-    def _site(self) -> _attach.Site:
-        return _attach.Site(self._pins, self._reader())
+    def _site(self) -> Site:
+        return Site(self._pins, self._reader())
 
     # --- generations ---------------------------------------------------------------------------------------
 
@@ -182,7 +190,7 @@ class LinuxKernel:
 
     def first_program(self, generation: str) -> Identity:
         """Identity of the first program of a pinned generation."""
-        path = _attach.first_pin(generation)
+        path = first_pin(generation)
         with self._pins.opened(path) as descriptor, failing(f"read {path}"):
             return identity_of(descriptor, PinKind.PROGRAM)
 
@@ -203,24 +211,32 @@ class LinuxKernel:
 
     # --- attachments ---------------------------------------------------------------------------------------
 
-    def attach(self, step: Attach, first: Identity) -> OwnedAttachment:
-        """Attach the pinned first program of a generation."""
+    def attach(self, steps: Sequence[Attach], first: Mapping[str, Identity]) -> Progress[OwnedAttachment]:
+        """Attach the pinned first program of each step's generation."""
+        with self._site() as site:
+            return site.in_order(lambda step: self._attach(site, step, first[step.generation]), steps)
+
+    def _attach(self, site: Site, step: Attach, first: Identity) -> OwnedAttachment:
         if step.displace is not None and step.kind is AttachKind.XDP_LINK:
             state = self._read_hook(step.point, step.displace.link_id)
-            return _evict.attach_displacing(self._site(), step, first, state)
-        return _attach.attach(self._site(), step, first)
+            return _evict.attach_displacing(site, step, first, state)
+        return _attach.attach(site, step, first)
 
-    def switch(self, step: Switch, first: Identity) -> OwnedAttachment:
+    def switch(self, steps: Sequence[Switch], first: Mapping[str, Identity]) -> Progress[OwnedAttachment]:
         """Replace atomically, comparing with `step.program`."""
-        return _attach.switch(self._site(), step, first)
+        with self._site() as site:
+            progress = site.in_order(lambda step: _attach.switch(site, step, first[step.generation]), steps)
+            return replace(progress, done=_verify.with_modes(site, progress.done))
 
     def change_mode(self, step: ChangeMode, first: Identity) -> tuple[OwnedAttachment, float]:
         """Detach and attach in another mode; returns the attachment and the seconds without any program."""
-        return _attach.change_mode(self._site(), step, first)
+        with self._site() as site:
+            return _attach.change_mode(site, step, first)
 
-    def detach(self, step: Detach) -> None:
+    def detach(self, steps: Sequence[Detach]) -> Progress[None]:
         """Detach at once, then unlink. A link that is gone or defunct already is fine, its pin goes."""
-        _attach.detach(self._site(), step)
+        with self._site() as site:
+            return site.in_order(lambda step: _attach.detach(site, step), steps)
 
     def evict(self, step: Evict) -> None:
         """Remove a foreign attachment after reading it again."""
@@ -230,11 +246,15 @@ class LinuxKernel:
             if error.errno != errno.ENODEV:
                 raise
             raise StaleError(f"evict from {step.point}", errno.ENODEV, "the interface is gone") from error
-        _evict.evict(self._site(), step, state)
+        with self._site() as site:
+            _evict.evict(site, step, state)
 
-    def attachment_alive(self, owned: OwnedAttachment, first: Identity) -> bool:
-        """Whether the attachment is there and runs exactly this program."""
-        return _attach.alive(self._site(), owned, first)
+    def not_alive(
+        self, attachments: Sequence[OwnedAttachment], first: Mapping[str, Identity]
+    ) -> tuple[OwnedAttachment, ...]:
+        """Those that are not there, or do not run exactly the program in `first`, by generation."""
+        with self._site() as site:
+            return _verify.not_alive(site, attachments, first)
 
     # --- grace periods -------------------------------------------------------------------------------------
 

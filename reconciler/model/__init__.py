@@ -31,7 +31,14 @@ from reconciler.model._desired import (
     XdpHook,
     XdpMode,
 )
-from reconciler.model._encoding import content_digest, digest_of, digest_of_builtins, encode_json, to_builtins
+from reconciler.model._encoding import (
+    content_digest,
+    digest_of,
+    digest_of_builtins,
+    encode_json,
+    encode_record,
+    to_builtins,
+)
 from reconciler.model._families import (
     FAMILIES,
     TC_ALIASES,
@@ -216,6 +223,7 @@ __all__ = [
     "digest_of",
     "digest_of_builtins",
     "encode_json",
+    "encode_record",
     "family_of",
     "to_builtins",
 ]

@@ -19,6 +19,8 @@ MAX_CHAIN_MEMBERS = 33
 class HookKind(enum.StrEnum):
     """A kind of place in the kernel at which one chain (or several, joined) runs."""
 
+    __hash__ = str.__hash__  # an enum's own is written in Python, and hooks are keys everywhere
+
     XDP = "xdp"
     TC_INGRESS = "tc-ingress"
     TC_EGRESS = "tc-egress"

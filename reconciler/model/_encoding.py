@@ -40,6 +40,11 @@ def encode_json(value: object) -> bytes:
     return msgspec.json.encode(to_builtins(value), order="sorted")
 
 
+def encode_record(value: object) -> bytes:
+    """As `encode_json` and many times faster, for what has no `HookPoint` as a mapping key; bytes become base64."""
+    return msgspec.json.encode(value, order="sorted")
+
+
 def digest_of(value: object) -> str:
     """sha256 hex over `encode_json(value)`."""
     return hashlib.sha256(encode_json(value)).hexdigest()

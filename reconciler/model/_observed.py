@@ -14,6 +14,8 @@ from reconciler.model._desired import HOST_NETNS, HookKind
 class AttachKind(enum.StrEnum):
     """How a program is attached; decides how it is replaced and removed."""
 
+    __hash__ = str.__hash__  # an enum's own is written in Python, and hooks are keys everywhere
+
     XDP_LINK = "xdp-link"
     XDP_NETLINK = "xdp-netlink"
     TCX_LINK = "tcx-link"

@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import enum
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from reconciler.model._encoding import digest_of
+from reconciler.model._encoding import encode_record
 from reconciler.model._owned import Inventory
 from reconciler.model._steps import Step
 
@@ -102,7 +103,7 @@ class Plan:
     @property
     def digest(self) -> str:
         """What `apply --confirm` takes: sha256 hex over the steps, independent of when the plan was made."""
-        return digest_of({"state": self.state_digest, "steps": self.steps})
+        return hashlib.sha256(encode_record({"state": self.state_digest, "steps": self.steps})).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -55,14 +55,13 @@ class KernelHealth:
         )
 
     def _links(self, step: CheckHealth, inventory: Inventory) -> None:
-        for owned in inventory.attachments:
-            if step.generations.get(owned.point.key) != owned.generation:
-                continue
-            first = self.kernel.first_program(owned.generation)
-            if not self.kernel.attachment_alive(owned, first):
-                raise HealthError(
-                    f"{owned.point}: expected program {first.id} of {owned.generation}, got something else"
-                )
+        judged = [each for each in inventory.attachments if step.generations.get(each.point.key) == each.generation]
+        first = {loaded.name: loaded.programs[0].identity for loaded in inventory.generations if loaded.programs}
+        for owned in self.kernel.not_alive(judged, first):
+            raise HealthError(
+                f"{owned.point}: expected program {first[owned.generation].id} of {owned.generation}, "
+                "got something else"
+            )
 
     def _source(self) -> None:
         deadline = self.clock.monotonic() + self.confirm_timeout

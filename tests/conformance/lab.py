@@ -25,6 +25,7 @@ from reconciler.model import (
     Switch,
     XdpMode,
 )
+from tests.single import attach_one
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -195,7 +196,7 @@ class Lab(abc.ABC):
 
     def attach(self, point: HookPoint, loaded: LoadedGeneration, **changes: object) -> OwnedAttachment:
         step = replace(self.attach_step(point, loaded), **changes)  # type: ignore[arg-type]  # fields of Attach
-        return self.kernel.attach(step, first(loaded))
+        return attach_one(self.kernel, step, first(loaded))
 
     def attach_step(self, point: HookPoint, loaded: LoadedGeneration) -> Attach:
         kind = self.way.attach_kind

@@ -24,6 +24,7 @@ from reconciler.model import (
     XdpMode,
 )
 from tests.kernel import generations
+from tests.single import attach_one, detach_one, switch_one
 
 if TYPE_CHECKING:
     from reconciler.kernel.linux import LinuxKernel
@@ -96,7 +97,7 @@ class Rig:
             make_qdisc=state.clsact == "none",
             displace=displace,
         )
-        return self.kernel.attach(step, first(loaded))
+        return attach_one(self.kernel, step, first(loaded))
 
     def switch(self, owned: OwnedAttachment, old: LoadedGeneration, new: LoadedGeneration) -> OwnedAttachment:
         step = Switch(
@@ -110,7 +111,7 @@ class Rig:
             link_id=owned.link_id,
             filter=owned.filter,
         )
-        return self.kernel.switch(step, first(new))
+        return switch_one(self.kernel, step, first(new))
 
     def detach(self, owned: OwnedAttachment) -> None:
         step = Detach(
@@ -123,7 +124,7 @@ class Rig:
             filter=owned.filter,
             remove_qdisc=owned.made_qdisc,
         )
-        self.kernel.detach(step)
+        detach_one(self.kernel, step)
 
     def programs_on(self, point: HookPoint) -> list[int]:
         return [item.program_id for item in self.kernel.read_hook(point).attachments]

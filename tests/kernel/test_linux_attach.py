@@ -33,6 +33,7 @@ from reconciler.model import (
 from tests.kernel import support
 from tests.kernel.generations import MemberDef
 from tests.kernel.steps import Rig, first, pins_of
+from tests.single import attach_one, is_alive
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -503,8 +504,8 @@ def test_ours_on_equal_ifindexes_are_told_apart(xdp: Rig) -> None:
             seen = xdp.kernel.snapshot(xdp.scope(*spaces))
             assert [seen.hooks[point].attachments[0].link_id for point in points] == [item.link_id for item in owned]
         xdp.detach(owned[0])
-        assert not xdp.kernel.attachment_alive(owned[0], first(loaded))
-        assert xdp.kernel.attachment_alive(owned[1], first(loaded))
+        assert not is_alive(xdp.kernel, owned[0], first(loaded))
+        assert is_alive(xdp.kernel, owned[1], first(loaded))
 
 
 def test_an_interface_that_moved_takes_its_link_along(xdp: Rig, wire: support.Wire) -> None:
@@ -516,7 +517,7 @@ def test_an_interface_that_moved_takes_its_link_along(xdp: Rig, wire: support.Wi
         assert owned.point not in seen.hooks
         (here,) = seen.hooks[xdp.point(elsewhere, wire.interface)].attachments
         assert (here.kind, here.program_id, here.link_id) == (AttachKind.XDP_LINK, first(loaded).id, owned.link_id)
-        assert not xdp.kernel.attachment_alive(owned, first(loaded))
+        assert not is_alive(xdp.kernel, owned, first(loaded))
 
 
 def test_an_interface_made_anew_is_another_hook(rig: Rig, wire: support.Wire) -> None:
@@ -527,7 +528,7 @@ def test_an_interface_made_anew_is_another_hook(rig: Rig, wire: support.Wire) ->
     again = rig.point(wire.near, wire.interface)
     assert again != owned.point
     assert rig.programs_on(again) == []
-    assert not rig.kernel.attachment_alive(owned, first(loaded))
+    assert not is_alive(rig.kernel, owned, first(loaded))
     with pytest.raises(KernelError) as caught:
         rig.kernel.read_hook(owned.point)
     assert caught.value.errno == errno.ENODEV
@@ -563,7 +564,7 @@ def _attach_blindly(rig: Rig, point: Any, loaded: Any) -> None:
         filter=FilterId(parent=0xFFFFFFF2, prio=10, handle=7) if filtered else None,
         make_qdisc=True,
     )
-    rig.kernel.attach(step, first(loaded))
+    attach_one(rig.kernel, step, first(loaded))
 
 
 # === evictions =============================================================================================

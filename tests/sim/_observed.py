@@ -36,7 +36,7 @@ from tests.sim._foreign import ForeignActivity
 from tests.sim._objects import MAP_PROG_ARRAY, Device, FakeLink, FakeMap, FakeProgram
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
 
 class Observed(ForeignActivity):
@@ -161,8 +161,13 @@ class Observed(ForeignActivity):
             if use.role is MapRole.STATS and self.pins.get(use.pin) == (PinKind.MAP, use.id):
                 yield MemberStats(chain=use.chain, member=use.member, counters=self.maps[use.id].totals())
 
-    def attachment_alive(self, owned: OwnedAttachment, first: Identity) -> bool:
+    def not_alive(
+        self, attachments: Sequence[OwnedAttachment], first: Mapping[str, Identity]
+    ) -> tuple[OwnedAttachment, ...]:
         self.faults.alive()
+        return tuple(owned for owned in attachments if not self._alive(owned, first[owned.generation]))
+
+    def _alive(self, owned: OwnedAttachment, first: Identity) -> bool:
         try:
             attachments = self._state(owned.point).attachments
         except KernelError:

@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from reconciler.errors import DrainError, KernelError, NotSupportedError, OccupiedError, StaleError
+from reconciler.kernel import Progress, in_order
 from reconciler.model import (
     Attach,
     AttachKind,
@@ -41,7 +42,7 @@ from tests.sim._objects import Crash, Device, FakeFilter, FakeLink, FakeProgram,
 from tests.sim._observed import Observed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 Result = TypeVar("Result")
 
@@ -157,7 +158,10 @@ class FakeKernel(Observed):
 
     # --- attaching ---------------------------------------------------------------------------------------
 
-    def attach(self, step: Attach, first: Identity) -> OwnedAttachment:
+    def attach(self, steps: Sequence[Attach], first: Mapping[str, Identity]) -> Progress[OwnedAttachment]:
+        return in_order(lambda step: self._attach(step, first[step.generation]), steps)
+
+    def _attach(self, step: Attach, first: Identity) -> OwnedAttachment:
         self.faults.alive()
         program = self._first(step.generation, first)
         device = self._planned_device(step.point)
@@ -271,7 +275,10 @@ class FakeKernel(Observed):
 
     # --- switching and detaching -------------------------------------------------------------------------
 
-    def switch(self, step: Switch, first: Identity) -> OwnedAttachment:
+    def switch(self, steps: Sequence[Switch], first: Mapping[str, Identity]) -> Progress[OwnedAttachment]:
+        return in_order(lambda step: self._switch(step, first[step.generation]), steps)
+
+    def _switch(self, step: Switch, first: Identity) -> OwnedAttachment:
         self.faults.alive()
         program = self._first(step.generation, first)
         device = self._planned_device(step.point)
@@ -320,7 +327,10 @@ class FakeKernel(Observed):
             raise
         return _owned(step, link_id=made.id, pin=step.pin, mode=mode), GAP
 
-    def detach(self, step: Detach) -> None:
+    def detach(self, steps: Sequence[Detach]) -> Progress[None]:
+        return in_order(self._detach, steps)
+
+    def _detach(self, step: Detach) -> None:
         self.faults.alive()
         if step.kind is AttachKind.CLSACT_FILTER:
             self._detach_filter(step)

@@ -10,6 +10,7 @@ from reconciler.kernel import Kernel, Scope
 from reconciler.model import Attach, AttachKind, Detach, HookKind, Identity, OwnedAttachment, PinKind, Switch
 from tests.sim.fake_kernel import Crash, FakeKernel
 from tests.sim.samples import generation
+from tests.single import attach_one, detach_one, is_alive, switch_one
 
 WHOLE = (("chain", "member0"), ("chain", "member1"))
 
@@ -26,7 +27,7 @@ def attach(kernel: FakeKernel, *, text: str = "a", kind: HookKind = HookKind.XDP
     point = kernel.point("eth0", kind)
     how = AttachKind.XDP_LINK if kind is HookKind.XDP else AttachKind.TCX_LINK
     step = Attach(point=point, generation=wanted.name, kind=how, reason="", pin=f"links/{point.key}")
-    return kernel.attach(step, loaded.programs[0].identity)
+    return attach_one(kernel, step, loaded.programs[0].identity)
 
 
 def switch(kernel: FakeKernel, owned: OwnedAttachment, *, text: str) -> OwnedAttachment:
@@ -42,7 +43,7 @@ def switch(kernel: FakeKernel, owned: OwnedAttachment, *, text: str) -> OwnedAtt
         pin=owned.pin,
         link_id=owned.link_id,
     )
-    return kernel.switch(step, first)
+    return switch_one(kernel, step, first)
 
 
 def pins_of(kernel: FakeKernel, name: str) -> tuple[str, ...]:
@@ -149,7 +150,7 @@ def test_a_crash_between_link_and_pin_detaches() -> None:
     kernel.crash_at(1)
     step = Attach(point=point, generation=wanted.name, kind=AttachKind.XDP_LINK, reason="", pin="links/x")
     with pytest.raises(Crash):
-        kernel.attach(step, first)
+        attach_one(kernel, step, first)
     kernel.restart()
     assert kernel.links == {}
     assert kernel.run_packet(point).members == ()
@@ -217,7 +218,7 @@ def test_somebody_detaches_replaces_and_steals() -> None:
     first = kernel.first_program(owned.generation)
     replaced = kernel.replace(owned.point, kernel.attachments(owned.point)[0])
     assert replaced.link_id == owned.link_id
-    assert not kernel.attachment_alive(owned, first)
+    assert not is_alive(kernel, owned, first)
     kernel.remove(owned.point, replaced)
     assert kernel.snapshot(Scope()).links[owned.link_id or 0].ifindex == 0
     kernel.steal(f"gen/{owned.generation}/p00")
@@ -259,7 +260,7 @@ def test_a_detached_generation_leaves_the_hook_empty() -> None:
         pin=owned.pin,
         link_id=owned.link_id,
     )
-    kernel.detach(step)
+    detach_one(kernel, step)
     kernel.drain()
     kernel.unload(tuple(kernel.pins))
     assert (kernel.links, kernel.programs, kernel.maps, kernel.violations) == ({}, {}, {}, [])

@@ -317,8 +317,8 @@ def test_a_torn_line_alone_is_ignored(host: Host) -> None:
     [
         {"event": "loaded", "result": {"name": 1}},
         {"event": "loaded"},
-        {"event": "intent", "step": {"step": "attach", "point": 7}},
-        {"event": "intent", "step": 5},
+        {"event": "intent", "steps": [{"step": "attach", "point": 7}]},
+        {"event": "intent", "steps": [5]},
     ],
 )
 def test_a_journal_that_makes_no_sense_is_tampering(edge: Host, line: dict[str, object]) -> None:
@@ -326,7 +326,7 @@ def test_a_journal_that_makes_no_sense_is_tampering(edge: Host, line: dict[str, 
     record = {"boot": edge.kernel.boot_id(), **line}
     edge.file("journal").write_text(json.dumps(record) + "\n")
     result = edge.apply()
-    if line == {"event": "intent", "step": 5}:  # it names nothing, so nothing can be there because of it
+    if line == {"event": "intent", "steps": [5]}:  # it names nothing, so nothing can be there because of it
         assert result.status.exit_code == 0
         return
     assert (result.status.reason, result.status.exit_code) == ("StateLost", 4)

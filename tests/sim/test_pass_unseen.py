@@ -83,8 +83,8 @@ def test_a_healthy_change_that_was_killed_is_applied_by_the_next_process(edge: H
 
 def test_only_hooks_that_were_taken_and_not_committed_are_unproven() -> None:
     point = {"kind": "xdp", "netns_inode": 4, "ifindex": 2, "netns": "host", "interface": "eth0"}
-    taken = {"boot": "b", "event": "intent", "step": {"step": "switch", "point": point}}
-    other = {"boot": "b", "event": "intent", "step": {"step": "load"}}
+    taken = {"boot": "b", "event": "intent", "steps": [{"step": "switch", "point": point}]}
+    other = {"boot": "b", "event": "intent", "steps": [{"step": "load"}]}
     committed = {"boot": "b", "event": "committed"}
     assert unproven("b", (other, taken)) == {"xdp_4_2"}
     assert unproven("b", (taken, committed)) == frozenset()

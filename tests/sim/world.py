@@ -95,7 +95,7 @@ class NullJournal:
 
     records: list[dict[str, Any]] = field(default_factory=list)
 
-    def journal(self, boot_id: str, event: str, **fields: object) -> None:
+    def journal(self, boot_id: str, event: str, *, force: bool = True, **fields: object) -> None:
         from reconciler.model import to_builtins  # noqa: PLC0415
 
         self.records.append(to_builtins({"boot": boot_id, "event": event, **fields}))

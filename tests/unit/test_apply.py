@@ -277,10 +277,10 @@ class FullDisk(NullJournal):
 
     event: str = ""
 
-    def journal(self, boot_id: str, event: str, **fields: object) -> None:
+    def journal(self, boot_id: str, event: str, *, force: bool = True, **fields: object) -> None:
         if event == self.event:
             raise StateError("cannot append to journal: No space left on device")
-        super().journal(boot_id, event, **fields)
+        super().journal(boot_id, event, force=force, **fields)
 
 
 def execute(world: World, event: str, state: DesiredState) -> Outcome:
@@ -289,6 +289,39 @@ def execute(world: World, event: str, state: DesiredState) -> Outcome:
     outcome = apply.execute(made, kernel=world.kernel, packages=world.packages, journal=journal, checks=world.health)
     world.inventory = outcome.inventory
     return outcome
+
+
+def test_one_record_names_all_of_a_batch_before_the_first_of_it() -> None:
+    world = fake_world("eth0", "eth1", "eth2")
+    seen: list[list[str]] = []
+
+    def changed(kernel: Any) -> None:
+        if kernel.faults.log[-1] == "link-create":
+            announced = [record["steps"] for record in world.journal.records if record["event"] == "intent"][-1]
+            seen.append([step["pin"] for step in announced])
+
+    world.fake.on_change = changed
+    made = world.plan(limited(interfaces=("eth*",)))
+    world.execute(made)
+    pins = [f"links/{world.fake.point(name, HookKind.XDP).key}" for name in ("eth0", "eth1", "eth2")]
+    assert seen == [pins] * 3
+
+
+@pytest.mark.parametrize("which", [1, 2, 3])
+def test_a_step_in_the_middle_of_a_batch_that_only_repairs_keeps_no_other_from_it(which: int) -> None:
+    world = fake_world("eth0", "eth1", "eth2")
+    state = limited(interfaces=("eth*",))
+    world.converge(state)
+    for name in ("eth0", "eth1", "eth2"):
+        point = world.fake.point(name, HookKind.XDP)
+        world.fake.remove(point, *world.fake.attachments(point))
+    world.fake.fail_at(3 + 2 * which - 1, IO)  # after three unpins, each attach is a link and its pin
+    outcome = world.converge(state)
+    assert outcome.failed is None
+    assert [failure.step.step for failure in outcome.skipped] == ["attach"]
+    bare = [name for name in ("eth0", "eth1", "eth2") if not members(world, name)]
+    assert bare == [f"eth{which - 1}"]
+    world.settle(state)
 
 
 def test_nothing_is_begun_that_cannot_be_journaled() -> None:

@@ -24,6 +24,7 @@ from reconciler.model import (
     content_digest,
     digest_of,
     encode_json,
+    encode_record,
     to_builtins,
 )
 from tests.sim.world import desired, fake_world, member, tc_chain, xdp_chain
@@ -66,6 +67,18 @@ def test_the_encoding_is_canonical_and_can_be_read_again() -> None:
     for step in plan.steps:
         if isinstance(step, Attach):
             assert msgspec.convert(to_builtins(step), type=Attach) == step
+
+
+def test_records_are_encoded_like_everything_else() -> None:
+    world = fake_world("eth0", "eth1")
+    state = desired(xdp_chain("edge", member("ratelimit"), interfaces=("eth*",)))
+    world.fake.attach_foreign_xdp(world.fake.point("eth1", HookKind.XDP))
+    made = world.plan(state)
+    steps = [step for step in made.steps if step.step != "load"]  # only that has bytes
+    assert {step.step for step in steps} >= {"attach", "check-health", "point-of-no-return"}
+    world.execute(made)
+    for value in (*steps, *world.plan(desired()).steps, world.inventory):
+        assert encode_record(value) == encode_json(value)
 
 
 def test_what_json_cannot_say_becomes_text() -> None:

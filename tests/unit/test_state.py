@@ -235,8 +235,8 @@ def test_what_a_dead_process_may_have_made_is_ours() -> None:
     before = owned_inventory()
     world = fake_world("eth0")
     made = world.plan(desired(xdp_chain("edge", member("ratelimit")), tc_chain("count", member("flowcount"))))
-    records = [recorded("begin"), *(recorded("intent", step=step) for step in made.steps)]
-    records += [recorded("loaded", result=generation) for generation in before.generations]
+    records = [recorded("begin"), *(recorded("intent", steps=[step]) for step in made.steps)]
+    records.append(recorded("loaded", results=before.generations))
     found = recover(Inventory(boot_id="b"), tuple(records))
     assert found.generations == before.generations
     assert [owned.point.key for owned in found.attachments] == [owned.point.key for owned in before.attachments]
@@ -245,7 +245,7 @@ def test_what_a_dead_process_may_have_made_is_ours() -> None:
     assert recover(Inventory(boot_id="b"), other).empty
 
 
-@pytest.mark.parametrize("damage", [{"result": 5}, {"result": {"name": "x"}}, {}])
+@pytest.mark.parametrize("damage", [{"results": 5}, {"results": [{"name": "x"}]}, {}])
 def test_a_whole_record_that_is_none_of_ours_is_damage(damage: dict[str, Any]) -> None:
     with pytest.raises(StateError, match="journal"):
         recover(Inventory(boot_id="b"), (recorded("loaded", **damage),))
@@ -284,6 +284,8 @@ def test_a_change_keeps_what_is_known_of_the_hook() -> None:
     for step in (switch, mode):
         found = candidate(step, before)
         assert (found.generation, found.link_id, found.made_qdisc) == ("new", 7, True)
-        (again,) = recover(Inventory(boot_id="b", attachments=(before,)), (recorded("intent", step=step),)).attachments
+        (again,) = recover(
+            Inventory(boot_id="b", attachments=(before,)), (recorded("intent", steps=[step]),)
+        ).attachments
         assert again == found
     assert candidate(switch).link_id is None

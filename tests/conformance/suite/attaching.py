@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import pytest
@@ -25,6 +26,7 @@ from tests.conformance.lab import (
     first,
 )
 from tests.conformance.suite._common import SETTLE_SECONDS, assert_runs, eventually, only, programs_on
+from tests.single import attach_one, detach_one, is_alive
 
 if TYPE_CHECKING:
     from tests.conformance.lab import Lab
@@ -42,7 +44,7 @@ def test_what_is_attached_is_seen(lab: Lab) -> None:
     assert (owned.link_id, owned.filter, owned.mode) == (here.link_id, here.filter, here.mode)
     assert owned.gap is None
     assert owned.mode == (lab.way.mode.value if lab.way.kind is HookKind.XDP else None)
-    assert lab.kernel.attachment_alive(owned, first(scene.loaded))
+    assert is_alive(lab.kernel, owned, first(scene.loaded))
 
 
 @only(AttachKind.XDP_LINK, AttachKind.TCX_LINK)
@@ -173,7 +175,7 @@ def test_another_revision_is_stale(lab: Lab) -> None:
     step = lab.attach_step(point, loaded)
     foreign = lab.foreign_tcx(point, "link")
     with pytest.raises(StaleError):
-        lab.kernel.attach(step, first(loaded))
+        attach_one(lab.kernel, step, first(loaded))
     assert lab.kernel.read_hook(point).attachments == (foreign,)
     assert step.pin not in lab.pins()
 
@@ -183,7 +185,7 @@ def test_where_tcx_is_not_there_it_is_not_supported_and_not_seen(lab: Lab) -> No
     point, loaded = lab.place(), lab.load()
     step = Attach(point=point, generation=loaded.name, kind=AttachKind.TCX_LINK, reason="test", pin="links/x")
     with pytest.raises(NotSupportedError):
-        lab.kernel.attach(step, first(loaded))
+        attach_one(lab.kernel, step, first(loaded))
     assert lab.kernel.read_hook(point).revision is None
 
 
@@ -194,7 +196,7 @@ def test_foreign_filters_and_their_qdisc_stay(lab: Lab) -> None:
     owned = lab.attach(point, loaded)
     assert not owned.made_qdisc
     assert programs_on(lab, point) == [first(loaded).id, foreign.program_id]
-    lab.kernel.detach(detach_step(owned))
+    detach_one(lab.kernel, detach_step(owned))
     assert lab.kernel.read_hook(point).attachments == (foreign,)
 
 
@@ -214,7 +216,7 @@ def test_a_foreign_ingress_qdisc_is_left_alone(lab: Lab) -> None:
     lab.foreign_ingress_qdisc(point)
     assert lab.kernel.read_hook(point).clsact == "ingress"
     with pytest.raises(OccupiedError):
-        lab.kernel.attach(step, first(loaded))
+        attach_one(lab.kernel, step, first(loaded))
     state = lab.kernel.read_hook(point)
     assert (state.clsact, state.attachments) == ("ingress", ())
 
@@ -237,7 +239,7 @@ def test_attaching_another_program_than_the_planned_one_is_stale(lab: Lab) -> No
     step = lab.attach_step(point, loaded)
     planned = first(loaded)
     with pytest.raises(StaleError):
-        lab.kernel.attach(step, Identity(id=planned.id, load_time=planned.load_time + 1))
+        attach_one(lab.kernel, step, Identity(id=planned.id, load_time=planned.load_time + 1))
     assert lab.kernel.read_hook(point).attachments == ()
 
 
@@ -247,7 +249,7 @@ def test_attaching_where_the_interface_is_gone_is_stale_and_leaves_nothing(lab: 
     lab.remove_interface(point.netns, point.interface)
     pins = lab.pins()
     with pytest.raises(StaleError):
-        lab.kernel.attach(step, first(loaded))
+        attach_one(lab.kernel, step, first(loaded))
     assert lab.pins() == pins
 
 
@@ -257,3 +259,25 @@ def test_attaching_to_a_taken_pin_leaves_nothing(lab: Lab) -> None:
     with pytest.raises(KernelError):
         lab.attach(point, loaded, pin=loaded.programs[1].pin)
     assert eventually(lambda: lab.kernel.read_hook(point).attachments == ())
+
+
+@only(AttachKind.XDP_LINK, AttachKind.TCX_LINK)
+def test_a_batch_ends_at_the_first_step_that_fails(lab: Lab) -> None:
+    loaded, points = lab.load(), [lab.place(name) for name in ("if0", "if1", "if2")]
+    steps = [lab.attach_step(point, loaded) for point in points]
+    others = {"somebody": first(loaded)} | {loaded.name: first(loaded)}
+    steps[1] = replace(steps[1], generation="somebody")
+    progress = lab.kernel.attach(steps, others)
+    assert [owned.point for owned in progress.done] == points[:1]
+    assert isinstance(progress.error, KernelError)
+    assert [programs_on(lab, point) for point in points] == [[first(loaded).id], [], []]
+    again = lab.kernel.attach([steps[0], steps[2]], others)
+    assert again.done == ()
+    assert again.error is not None
+    rest = lab.kernel.attach([replace(steps[1], generation=loaded.name), steps[2]], others)
+    assert rest.error is None
+    everything = (*progress.done, *rest.done)
+    assert lab.kernel.not_alive(everything, others) == ()
+    gone = lab.kernel.detach([detach_step(owned) for owned in everything])
+    assert (len(gone.done), gone.error) == (3, None)
+    assert lab.kernel.not_alive(everything, others) == everything

@@ -20,6 +20,7 @@ from tests.conformance.lab import (
     first,
 )
 from tests.conformance.suite._common import assert_runs
+from tests.single import is_alive
 
 if TYPE_CHECKING:
     from tests.conformance.lab import Lab
@@ -94,5 +95,5 @@ def test_closing_detaches_nothing(lab: Lab) -> None:
     lab.kernel.close()
     lab.kernel.close()
     lab.next_process()
-    assert lab.kernel.attachment_alive(scene.owned, first(scene.loaded))
+    assert is_alive(lab.kernel, scene.owned, first(scene.loaded))
     assert_runs(lab, scene.point, scene.loaded)

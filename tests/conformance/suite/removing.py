@@ -22,6 +22,7 @@ from tests.conformance.lab import (
     switch_step,
 )
 from tests.conformance.suite._common import eventually, only, programs_on
+from tests.single import attach_one, detach_one, is_alive, switch_one
 
 if TYPE_CHECKING:
     from reconciler.model import HookPoint, Snapshot
@@ -31,18 +32,18 @@ if TYPE_CHECKING:
 def test_detach_takes_all_of_it_and_can_be_repeated(lab: Lab) -> None:
     scene = Scene.make(lab)
     for _ in range(2):
-        lab.kernel.detach(detach_step(scene.owned))
+        detach_one(lab.kernel, detach_step(scene.owned))
         state = lab.kernel.read_hook(scene.point)
         assert (state.attachments, state.clsact) == ((), "none")
         assert scene.owned.pin not in lab.pins()
     assert set(pins_of(scene.loaded)) <= lab.pins()
-    assert not lab.kernel.attachment_alive(scene.owned, first(scene.loaded))
+    assert not is_alive(lab.kernel, scene.owned, first(scene.loaded))
 
 
 def test_detach_of_a_link_that_somebody_detached_removes_the_pin(lab: Lab) -> None:
     scene = Scene.make(lab)
     lab.tamper("detach", scene.owned)
-    lab.kernel.detach(detach_step(scene.owned))
+    detach_one(lab.kernel, detach_step(scene.owned))
     assert scene.owned.pin not in lab.pins()
     assert eventually(lambda: scene.owned.link_id not in lab.look().links)
 
@@ -52,10 +53,10 @@ def test_a_pin_that_somebody_took_over_is_not_ours_to_remove(lab: Lab) -> None:
     scene = Scene.make(lab)
     lab.steal(scene.owned.pin or "")
     with pytest.raises(StaleError):
-        lab.kernel.detach(detach_step(scene.owned))
+        detach_one(lab.kernel, detach_step(scene.owned))
     assert scene.owned.pin in lab.pins()
     with pytest.raises(StaleError):
-        lab.kernel.switch(switch_step(scene.owned, scene.loaded, scene.loaded), first(scene.loaded))
+        switch_one(lab.kernel, switch_step(scene.owned, scene.loaded, scene.loaded), first(scene.loaded))
 
 
 def test_a_first_program_that_somebody_took_over_is_not_attached(lab: Lab) -> None:
@@ -63,21 +64,21 @@ def test_a_first_program_that_somebody_took_over_is_not_attached(lab: Lab) -> No
     step = lab.attach_step(point, loaded)
     lab.steal(loaded.programs[0].pin)
     with pytest.raises(StaleError):
-        lab.kernel.attach(step, first(loaded))
+        attach_one(lab.kernel, step, first(loaded))
     assert programs_on(lab, point) == []
 
 
 def test_detach_where_the_interface_is_gone_removes_the_pin(lab: Lab) -> None:
     scene = Scene.make(lab)
     lab.remove_interface(scene.point.netns, scene.point.interface)
-    lab.kernel.detach(detach_step(scene.owned))
+    detach_one(lab.kernel, detach_step(scene.owned))
     assert scene.owned.pin not in lab.pins()
 
 
 def test_detach_where_the_namespace_is_gone_removes_the_pin(lab: Lab) -> None:
     scene = Scene.make(lab)
     lab.remove_namespace(scene.point.netns)
-    lab.kernel.detach(detach_step(scene.owned))
+    detach_one(lab.kernel, detach_step(scene.owned))
     assert scene.owned.pin not in lab.pins()
 
 
@@ -85,7 +86,7 @@ def test_detach_where_the_namespace_is_gone_removes_the_pin(lab: Lab) -> None:
 def test_the_qdisc_stays_while_somebody_uses_it(lab: Lab) -> None:
     scene = Scene.make(lab)
     foreign = lab.foreign_filter(scene.point)
-    lab.kernel.detach(detach_step(scene.owned))
+    detach_one(lab.kernel, detach_step(scene.owned))
     state = lab.kernel.read_hook(scene.point)
     assert (state.clsact, state.attachments) == ("clsact", (foreign,))
 
@@ -96,7 +97,7 @@ def test_a_filter_that_somebody_replaced_is_not_ours_to_detach(lab: Lab) -> None
     lab.tamper("replace", scene.owned)
     before = lab.kernel.read_hook(scene.point).attachments
     with pytest.raises(StaleError):
-        lab.kernel.detach(detach_step(scene.owned))
+        detach_one(lab.kernel, detach_step(scene.owned))
     assert lab.kernel.read_hook(scene.point).attachments == before
 
 

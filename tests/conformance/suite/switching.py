@@ -22,6 +22,7 @@ from tests.conformance.lab import (
     switch_step,
 )
 from tests.conformance.suite._common import SETTLE_SECONDS, assert_runs, eventually, only, programs_on
+from tests.single import detach_one, is_alive, switch_one
 
 if TYPE_CHECKING:
     from reconciler.model import LoadedGeneration
@@ -32,12 +33,12 @@ def test_a_switch_keeps_the_attachment_and_changes_the_program(lab: Lab) -> None
     scene = Scene.make(lab)
     assert_runs(lab, scene.point, scene.loaded)
     new = lab.load(text="b", reuse=True)
-    owned = lab.kernel.switch(switch_step(scene.owned, scene.loaded, new), first(new))
+    owned = switch_one(lab.kernel, switch_step(scene.owned, scene.loaded, new), first(new))
     assert owned == replace(scene.owned, generation=new.name, made_qdisc=owned.made_qdisc)
     (here,) = lab.kernel.read_hook(scene.point).attachments
     assert (here.program_id, here.link_id, here.filter) == (first(new).id, owned.link_id, owned.filter)
-    assert lab.kernel.attachment_alive(owned, first(new))
-    assert not lab.kernel.attachment_alive(owned, first(scene.loaded))
+    assert is_alive(lab.kernel, owned, first(new))
+    assert not is_alive(lab.kernel, owned, first(scene.loaded))
     lab.kernel.drain()
     lab.kernel.unload(tuple(set(pins_of(scene.loaded)) - set(pins_of(new))))
     assert_runs(lab, scene.point, new)
@@ -46,8 +47,8 @@ def test_a_switch_keeps_the_attachment_and_changes_the_program(lab: Lab) -> None
 def test_a_switch_back_restores(lab: Lab) -> None:
     scene = Scene.make(lab)
     new = lab.load(text="b", reuse=True)
-    owned = lab.kernel.switch(switch_step(scene.owned, scene.loaded, new), first(new))
-    back = lab.kernel.switch(switch_step(owned, new, scene.loaded), first(scene.loaded))
+    owned = switch_one(lab.kernel, switch_step(scene.owned, scene.loaded, new), first(new))
+    back = switch_one(lab.kernel, switch_step(owned, new, scene.loaded), first(scene.loaded))
     assert (back.generation, back.link_id, back.filter) == (
         scene.loaded.name,
         scene.owned.link_id,
@@ -61,7 +62,7 @@ def test_a_switch_from_another_program_is_stale(lab: Lab) -> None:
     new, third = lab.load(text="b", reuse=True), lab.load(text="c", reuse=True)
     step = replace(switch_step(scene.owned, scene.loaded, new), program=first(third))
     with pytest.raises(StaleError):
-        lab.kernel.switch(step, first(new))
+        switch_one(lab.kernel, step, first(new))
     assert programs_on(lab, scene.point) == [first(scene.loaded).id]
 
 
@@ -69,7 +70,7 @@ def test_a_switch_to_another_program_than_the_planned_one_is_stale(lab: Lab) -> 
     scene = Scene.make(lab)
     new = lab.load(text="b", reuse=True)
     with pytest.raises(StaleError):
-        lab.kernel.switch(switch_step(scene.owned, scene.loaded, new), first(scene.loaded))
+        switch_one(lab.kernel, switch_step(scene.owned, scene.loaded, new), first(scene.loaded))
     assert programs_on(lab, scene.point) == [first(scene.loaded).id]
 
 
@@ -80,9 +81,9 @@ def test_a_switch_of_what_somebody_tampered_with_is_stale(lab: Lab, how: Literal
     lab.tamper(how, scene.owned)
     before = lab.kernel.read_hook(scene.point).attachments
     with pytest.raises(StaleError):
-        lab.kernel.switch(switch_step(scene.owned, scene.loaded, new), first(new))
+        switch_one(lab.kernel, switch_step(scene.owned, scene.loaded, new), first(new))
     assert lab.kernel.read_hook(scene.point).attachments == before
-    assert not lab.kernel.attachment_alive(scene.owned, first(scene.loaded))
+    assert not is_alive(lab.kernel, scene.owned, first(scene.loaded))
 
 
 @only(AttachKind.XDP_LINK, AttachKind.TCX_LINK)
@@ -91,7 +92,7 @@ def test_a_switch_of_a_link_without_its_pin_is_stale(lab: Lab) -> None:
     new = lab.load(text="b", reuse=True)
     lab.unpin(scene.owned.pin or "")
     with pytest.raises(StaleError):
-        lab.kernel.switch(switch_step(scene.owned, scene.loaded, new), first(new))
+        switch_one(lab.kernel, switch_step(scene.owned, scene.loaded, new), first(new))
     assert eventually(lambda: programs_on(lab, scene.point) == [])
 
 
@@ -100,7 +101,7 @@ def test_a_switch_on_an_interface_that_vanished_is_stale(lab: Lab) -> None:
     new = lab.load(text="b", reuse=True)
     lab.remove_interface(scene.point.netns, scene.point.interface)
     with pytest.raises(StaleError):
-        lab.kernel.switch(switch_step(scene.owned, scene.loaded, new), first(new))
+        switch_one(lab.kernel, switch_step(scene.owned, scene.loaded, new), first(new))
 
 
 @only(AttachKind.TCX_LINK, AttachKind.CLSACT_FILTER)
@@ -109,7 +110,7 @@ def test_a_switch_leaves_foreign_programs(lab: Lab) -> None:
     foreign = lab.foreign(point)
     owned = lab.attach(point, old)
     new = lab.load(text="b", reuse=True)
-    lab.kernel.switch(switch_step(owned, old, new), first(new))
+    switch_one(lab.kernel, switch_step(owned, old, new), first(new))
     assert programs_on(lab, point) == [first(new).id, foreign.program_id]
 
 
@@ -158,7 +159,7 @@ def test_a_link_whose_interface_is_gone_is_defunct(lab: Lab) -> None:
     assert seen.links[scene.owned.link_id or 0].ifindex == 0
     assert scene.owned.pin in {pin.path for pin in seen.pins}
     assert scene.point not in seen.hooks
-    assert not lab.kernel.attachment_alive(scene.owned, first(scene.loaded))
+    assert not is_alive(lab.kernel, scene.owned, first(scene.loaded))
     lab.kernel.unload((scene.owned.pin or "",))
     assert scene.owned.pin not in lab.pins()
 
@@ -169,10 +170,10 @@ def test_attachments_follow_a_renamed_interface(lab: Lab) -> None:
     renamed = lab.point(scene.point.netns, "renamed.100")
     assert (renamed, renamed.key) == (scene.point, scene.point.key)
     assert programs_on(lab, scene.point) == [first(scene.loaded).id]
-    assert lab.kernel.attachment_alive(scene.owned, first(scene.loaded))
+    assert is_alive(lab.kernel, scene.owned, first(scene.loaded))
     new = lab.load(text="b", reuse=True)
-    lab.kernel.switch(switch_step(scene.owned, scene.loaded, new), first(new))
-    lab.kernel.detach(detach_step(replace(scene.owned, generation=new.name)))
+    switch_one(lab.kernel, switch_step(scene.owned, scene.loaded, new), first(new))
+    detach_one(lab.kernel, detach_step(replace(scene.owned, generation=new.name)))
     assert programs_on(lab, renamed) == []
 
 
@@ -185,16 +186,16 @@ def test_equal_ifindexes_of_two_namespaces_are_told_apart(lab: Lab) -> None:
     seen = lab.look(one.netns, two.netns)
     assert seen.hooks[one].attachments == ()
     assert [each.program_id for each in seen.hooks[two].attachments] == [first(loaded).id]
-    assert not lab.kernel.attachment_alive(replace(owned, point=one), first(loaded))
+    assert not is_alive(lab.kernel, replace(owned, point=one), first(loaded))
     lab.attach(one, loaded)
-    lab.kernel.detach(detach_step(owned))
+    detach_one(lab.kernel, detach_step(owned))
     assert (programs_on(lab, one), programs_on(lab, two)) == ([first(loaded).id], [])
 
 
 def test_what_is_in_a_namespace_that_went_is_gone(lab: Lab) -> None:
     scene = Scene.make(lab)
     lab.remove_namespace(scene.point.netns)
-    assert eventually(lambda: not lab.kernel.attachment_alive(scene.owned, first(scene.loaded)))
+    assert eventually(lambda: not is_alive(lab.kernel, scene.owned, first(scene.loaded)))
     seen = lab.look(scene.point.netns)
     assert seen.missing == (scene.point.netns,)
     assert scene.point not in seen.hooks
