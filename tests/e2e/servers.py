@@ -747,8 +747,8 @@ def allowed_signers(**keys: Path) -> bytes:
     return "".join(lines).encode()
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
-    """Whether `condition` held within `seconds`."""
+def wait_until(condition: Callable[[], bool], seconds: float = 30.0) -> bool:
+    """Whether `condition` held within `seconds`: a bound for slow machines, nothing is measured with it."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:

@@ -123,8 +123,8 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
-def test_some_hundred_fetches_stay_a_few_packs(remote: GitRepository) -> None:
-    follow(remote, 150)
+def test_a_hundred_fetches_stay_a_few_packs(remote: GitRepository) -> None:
+    follow(remote, 110)
 
 
 @pytest.mark.torture
