@@ -172,12 +172,10 @@ def batch(lines: list[str], *, check: bool = True) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """One pass: seconds by phase, and what came out."""
+    """One pass: (seconds, seconds of CPU, the kernel's for us among them) by phase, and what came out."""
 
     name: str
-    snapshot: float
-    plan: float
-    apply: float
+    phases: dict[str, tuple[float, float]]
     made: Plan
     outcome: Outcome
 
@@ -197,32 +195,45 @@ class Pass:
     def __str__(self) -> str:
         counts = Counter(step.step for step in self.outcome.done)
         steps = " ".join(f"{count} {kind}" for kind, count in counts.most_common() if count > 1) or "nothing"
-        phases = {"snapshot": self.snapshot, "plan": self.plan, "apply": self.apply}
-        return "  ".join((f"{self.name:22}", *(f"{phase} {spent:6.2f} s" for phase, spent in phases.items()), steps))
+        spent = (f"{phase} {wall:6.2f} s ({cpu:5.2f} cpu)" for phase, (wall, cpu) in self.phases.items())
+        return "  ".join((f"{self.name:20}", *spent, steps))
+
+
+def clocks() -> tuple[float, float]:
+    return time.perf_counter(), time.process_time()
+
+
+def between(start: tuple[float, float], end: tuple[float, float]) -> tuple[float, float]:
+    return end[0] - start[0], end[1] - start[1]
 
 
 class Watched(World):
     """A world that says how long each phase takes."""
 
     def one_pass(self, name: str, state: DesiredState) -> Pass:
-        real, looked = self.kernel.snapshot, 0.0
+        real, looked = self.kernel.snapshot, [(0.0, 0.0)]
 
         def snapshot(scope: object) -> object:
-            nonlocal looked
-            start = time.perf_counter()
+            start = clocks()
             found = real(scope)  # type: ignore[arg-type]
-            looked += time.perf_counter() - start
+            looked.append(between(start, clocks()))
             return found
 
         self.kernel.snapshot = snapshot  # type: ignore[method-assign, assignment]
-        start = time.perf_counter()
+        start = clocks()
         try:
             made = self.plan(state)
         finally:
             self.kernel.snapshot = real  # type: ignore[method-assign]
-        planned = time.perf_counter()
+        planned = clocks()
         outcome = self.execute(made)
-        done = Pass(name, looked, planned - start - looked, time.perf_counter() - planned, made, outcome)
+        looking = (sum(wall for wall, _ in looked), sum(cpu for _, cpu in looked))
+        phases = {
+            "snapshot": looking,
+            "plan": between(looking, between(start, planned)),
+            "apply": between(planned, clocks()),
+        }
+        done = Pass(name, phases, made, outcome)
         print(done, flush=True)  # noqa: T201  # shown by `make torture` and on failure
         return done
 
