@@ -15,7 +15,7 @@ from reconciler.cli._output import note, say, say_json, table
 from reconciler.cli._quick import state_directory
 from reconciler.errors import ExitCode, StateError, StateVersionError
 from reconciler.state import read_history, read_status
-from reconciler.status import Status, render
+from reconciler.status import Status, clean, render
 
 if TYPE_CHECKING:
     from reconciler.cli._group import Context
@@ -23,9 +23,16 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("--watch", is_flag=True, help="Show again every two seconds.")
+@click.option(
+    "--reviewed",
+    type=click.Path(path_type=Path),
+    help="JSON of a review: whether its state is the one that runs, and what differs.",
+)
 @click.pass_obj
-def status(context: Context, *, watch: bool) -> int:
+def status(context: Context, *, watch: bool, reviewed: Path | None) -> int:
     """What the last pass found: verdict, commit, drift, and the next step. Exits with the last pass's code."""
+    if reviewed is not None:
+        return _compare(context, reviewed)
     while True:
         code = _status_once(context)
         if not watch:
@@ -34,30 +41,62 @@ def status(context: Context, *, watch: bool) -> int:
         click.clear()
 
 
+def _compare(context: Context, path: Path) -> int:
+    """Exit 0 if what runs was reviewed, 2 if not."""
+    from reconciler import review  # noqa: PLC0415  # status alone needs nothing of it
+    from reconciler.cli._tree import read_file  # noqa: PLC0415
+
+    current = _read(context)
+    if current is None:
+        raise StateError("expected a pass on this host before it is compared, got none; run `reconciler apply`")
+    host = review.Running(
+        name=current.host,
+        labels=context.config.labels,
+        commit=current.applied.id if current.applied else "",
+        state=current.state_digest,
+        policy=current.policy,
+        chains=current.chains,
+    )
+    made = review.from_json(read_file(path, review.MAX_DOCUMENT_BYTES), file=str(path))
+    same, sentences = review.differences(made, host)
+    if context.output == "json":
+        say_json({"reviewed": same, "state": host.state, "differences": sentences[1:]})
+    else:
+        for sentence in sentences:
+            say(clean(sentence, 500))
+    return ExitCode.OK if same else ExitCode.CHANGES
+
+
 def _status_once(context: Context) -> int:
-    state = _state(context)
-    data = read_status(Path(state))
-    if data is None:
-        text = f"no pass yet on this host; run `reconciler apply` (state in {state})"
+    current = _read(context)
+    if current is None:
+        text = f"no pass yet on this host; run `reconciler apply` (state in {_state(context)})"
         if context.output == "json":
             say_json(None)
             note(text)
         else:
             say(text)
         return ExitCode.CHANGES
-    try:
-        raw = msgspec.json.decode(data)
-        version = raw.get("version", 0) if isinstance(raw, dict) else 0
-        if version > 1:
-            raise StateVersionError(f"status.json: written in format {version}, this command reads up to 1")
-        current = msgspec.convert(raw, type=Status)
-    except (msgspec.MsgspecError, RecursionError) as error:
-        raise StateError(f"status.json: damaged ({error}); the next pass writes it again") from error
     if context.output == "json":
         say_json(current)
     else:
         say(render(current, datetime.now(UTC)))
     return int(current.exit_code)
+
+
+def _read(context: Context) -> Status | None:
+    """The report of the last pass, None before the first."""
+    data = read_status(Path(_state(context)))
+    if data is None:
+        return None
+    try:
+        raw = msgspec.json.decode(data)
+        version = raw.get("version", 0) if isinstance(raw, dict) else 0
+        if version > 1:
+            raise StateVersionError(f"status.json: written in format {version}, this command reads up to 1")
+        return msgspec.convert(raw, type=Status)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise StateError(f"status.json: damaged ({error}); the next pass writes it again") from error
 
 
 def _state(context: Context) -> str:

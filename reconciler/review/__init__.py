@@ -6,6 +6,7 @@ libbpf. Everything that comes from HEAD may be hostile: renderers bound and esca
 """
 
 from reconciler.review._fleet import group_of
+from reconciler.review._host import Running, differences
 from reconciler.review._json import to_document, to_json, to_json_text
 from reconciler.review._load import MAX_DOCUMENT_BYTES, from_json
 from reconciler.review._make import Reading, make, read
@@ -30,8 +31,10 @@ __all__ = [
     "Review",
     "ReviewPackage",
     "Rule",
+    "Running",
     "Severity",
     "Tree",
+    "differences",
     "from_json",
     "group_of",
     "make",

@@ -35,6 +35,7 @@ class Hosts:
         before: the chains of BASE that these hosts select.
         after: those of HEAD.
         certain: False when it cannot be told which chains with names in their selector they select.
+        labels: of the selector, where there is no group.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Hosts:
     before: tuple[Chain, ...]
     after: tuple[Chain, ...]
     certain: bool = True
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     def interfaces(self, netns: str) -> tuple[str, ...] | None:
         """Names of the interfaces in a namespace, None when nobody says."""
@@ -214,6 +216,7 @@ def cohorts(
                 before=_like(selector, before),
                 after=_like(selector, after),
                 certain=not selector.names,
+                labels=dict(selector.match_labels),
             )
         )
     return tuple(found)

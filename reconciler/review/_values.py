@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -10,8 +11,6 @@ from reconciler.model import Acknowledgement
 from reconciler.review._rules import RULES, Severity
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from reconciler.errors import Diagnostic
     from reconciler.model import PackageManifest, PackageRef, Signer
 
@@ -155,6 +154,8 @@ class Cohort:
         digest: state digest at HEAD, as these hosts print it; None when HEAD is not valid for them.
         before: state digest at BASE.
         policy: id of the policy reviewed against.
+        labels: that these hosts have, at least.
+        chains: how many chains they select at HEAD.
     """
 
     name: str
@@ -164,6 +165,8 @@ class Cohort:
     before: str | None
     hooks: tuple[HookChange, ...] = ()
     policy: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    chains: int = 0
 
     @property
     def changed(self) -> bool:

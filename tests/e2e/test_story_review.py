@@ -104,3 +104,10 @@ def test_the_state_that_was_reviewed_is_the_state_that_runs(lab: Lab, tmp_path: 
     shown = host["digest"][:12]
     assert f"state {shown}" in lab.reconciler("status", output="table").out
     assert shown in lab.reconciler("history", output="table").out
+    document = tmp_path / "review.json"
+    document.write_text(review.out)
+    assert lab.reconciler("status", "--reviewed", str(document)).expect_code(0).json["reviewed"] is True
+    lab.commit(chain("edge", lab.limit(3), lab.wall(), hook=lab.hook()))
+    lab.apply().expect(0, "Applied")
+    other = lab.reconciler("status", "--reviewed", str(document)).expect_code(2).json
+    assert any("the review is of commit" in sentence for sentence in other["differences"])
