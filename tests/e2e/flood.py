@@ -55,7 +55,7 @@ STRIDE = DROP_EVERY * len(PORTS)
 ENOUGH = 800
 """Packets that are sent during each event, at least: a hundred of each kind."""
 
-FLOOD_SECONDS = 600
+FLOOD_SECONDS = 1500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

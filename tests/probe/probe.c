@@ -51,7 +51,7 @@
 #define RETRY_PAUSE 100000   /* ns */
 #define RECEIVE_PAUSE 500000 /* ns; so much later than it was does the receiver say that a packet arrived */
 #define MAX_COUNT 100000000ULL
-#define MAX_SECONDS 600
+#define MAX_SECONDS 1800
 #define MAX_RATE 2000000
 #define MAX_LIST 100000
 #define MAX_KINDS 8
