@@ -352,7 +352,7 @@ def read_pipes(
 
 @functools.cache
 def _git_python() -> ModuleType:
-    with without_init("git"):
+    with without_init("gitdb"), without_init("git"):
         from git import cmd  # noqa: PLC0415 - 18 ms that verbs without a source need not pay
     return cmd
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _BATCH: Final = 256
 """Object ids written before answers are read: 16 KiB, less than a pipe holds (64 KiB), so nobody blocks."""
+_SMALL: Final = 16 << 10
+"""Bytes of a commit that is kept until the processes end; one has some hundred."""
 _HEX: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _HEADER: Final = re.compile(rb"([0-9a-f]{40,64}) (commit|tree|blob|tag) ([0-9]{1,18})")
 _PERSON: Final = re.compile(rb"(.*) (-?[0-9]{1,18}) [+-][0-9]{4,8}")
@@ -64,6 +66,7 @@ class ObjectReader:
         self._timeout = timeout
         self._contents: _Pipe | None = None
         self._sizes: _Pipe | None = None
+        self._commits: dict[str, bytes] = {}
 
     def close(self) -> None:
         """End the processes; reading again starts new ones."""
@@ -71,6 +74,7 @@ class ObjectReader:
             if pipe is not None:
                 self._runner.stop(pipe.process)
         self._contents = self._sizes = None
+        self._commits.clear()
 
     def one(self, oid: str, kind: str, limit: int) -> bytes:
         """The bytes of one object.
@@ -78,7 +82,15 @@ class ObjectReader:
         Raises:
             SourceError: it is missing, of another kind, damaged, or larger than `limit` bytes.
         """
-        return self.many([oid], kind, limit, limit)[0]
+        known = self._commits.get(oid) if kind == "commit" else None
+        if known is not None and len(known) <= limit:
+            return known  # one pass asks for the same few commits a dozen times
+        content = self.many([oid], kind, limit, limit)[0]
+        if kind == "commit" and len(content) <= _SMALL:
+            if len(self._commits) >= _BATCH:
+                self._commits.clear()
+            self._commits[oid] = content
+        return content
 
     def many(self, oids: Sequence[str], kind: str, limit: int, total: int) -> list[bytes]:
         """The bytes of several objects of one kind, in order; at most `total` bytes. The errors are those of `one`."""

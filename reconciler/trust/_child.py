@@ -8,6 +8,7 @@ read that somebody else wrote.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import encodings.utf_16_be
 import os
 import resource
@@ -44,19 +45,22 @@ LIMITS: Final = {
 
 
 def give_up_privileges() -> None:
-    """Become nobody, if this is root and may, and keep to `LIMITS`."""
+    """Become nobody, if this is root and may; drop every capability; keep to `LIMITS`."""
     for limit, value in LIMITS.items():
         _, hard = resource.getrlimit(limit)
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)  # noqa: PLW2901
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(limit, (value, value))
-    if os.geteuid() != 0:
-        return
-    # A service without CAP_SETUID and CAP_SETGID keeps its uid; the limits and no-new-privs hold all the same.
-    with contextlib.suppress(PermissionError):
-        os.setgroups([])
-        os.setresgid(NOBODY, NOBODY, NOBODY)
-        os.setresuid(NOBODY, NOBODY, NOBODY)
+    if os.geteuid() == 0:
+        # A service without CAP_SETUID and CAP_SETGID keeps its uid; what follows holds all the same.
+        with contextlib.suppress(PermissionError):
+            os.setgroups([])
+            os.setresgid(NOBODY, NOBODY, NOBODY)
+            os.setresuid(NOBODY, NOBODY, NOBODY)
+    # capset(2): version 3, this process; no capability is effective, permitted or inheritable.
+    header, none = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    if ctypes.CDLL(None, use_errno=True).capset(header, none) != 0:
+        raise OSError(ctypes.get_errno(), "capset")
 
 
 def answer(data: bytes) -> Answer:

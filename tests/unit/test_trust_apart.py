@@ -125,6 +125,23 @@ print(sorted(set(sys.modules) - before))
     assert (done.stdout, done.stderr) == (b"[]\n", b"")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="root gives capabilities away")
+def test_a_service_that_may_not_change_its_uid_drops_its_capabilities(
+    monkeypatch: pytest.MonkeyPatch, sigstore: PrivateSigstore, bundle: dict[str, Any]
+) -> None:
+    without = ("/usr/bin/setpriv", "--bounding-set=-setuid,-setgid", "--")
+    monkeypatch.setattr(_apart, "COMMAND", (*without, *_apart.COMMAND))
+    with trust.apart():
+        assert verify(sigstore, bundle).identity == IDENTITY
+        running = _apart.current()
+        assert running is not None
+        assert running._process is not None
+        status = Path(f"/proc/{running._process.pid}/status").read_text()
+    assert "Uid:\t0\t0\t0\t0\n" in status
+    for kind in ("Inh", "Prm", "Eff", "Amb"):
+        assert f"Cap{kind}:\t0000000000000000\n" in status
+
+
 def test_a_block_without_certificates_starts_no_child() -> None:
     with trust.apart():
         child = _apart.current()
