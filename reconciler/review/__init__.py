@@ -9,8 +9,9 @@ from reconciler.review._fleet import group_of
 from reconciler.review._host import Running, differences
 from reconciler.review._json import to_document, to_json, to_json_text
 from reconciler.review._load import MAX_DOCUMENT_BYTES, from_json
-from reconciler.review._make import Reading, make, read
+from reconciler.review._make import make
 from reconciler.review._markdown import MAX_MARKDOWN, render_markdown
+from reconciler.review._reading import Reading, read
 from reconciler.review._rules import RULES, Family, Rule, Severity
 from reconciler.review._sarif import render_sarif
 from reconciler.review._text import render_text
