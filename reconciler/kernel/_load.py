@@ -160,6 +160,10 @@ _NOISE = re.compile(
 )
 
 
+_NO_CONSTANTS = re.compile(r"BPF map '\S*\.(rodata|data|bss)\S*' is referenced but wasn't created")
+"""libbpf leaves these maps out when its probe for global data fails, whatever the errno (tried with EMFILE, 1.1.2)."""
+
+
 def summarize(log: str) -> str:
     """One line: the last lines of a verifier log that are neither instructions nor register states."""
     lines = [line.strip() for line in log.splitlines() if line.strip() and not _NOISE.match(line.strip())]
@@ -168,6 +172,12 @@ def summarize(log: str) -> str:
 
 def _load_error(call: str, error: LibbpfError) -> KernelError:
     number = errno.EINVAL if error.errno >= _LIBBPF_ERRNO_START else error.errno
+    if _NO_CONSTANTS.search(error.log):
+        detail = (
+            "libbpf made no map for the program's constants: descriptors or memory ran out when it asked, once for the "
+            "whole process, whether the kernel has such maps; restart the agent if this stays"
+        )
+        return KernelError(call, errno.ENOMEM, detail)
     if error.log:
         return VerifierError(call, number, summarize(error.log), error.log)
     detail = "; ".join(message.removeprefix("libbpf: ") for message in error.messages)
