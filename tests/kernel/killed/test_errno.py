@@ -7,6 +7,10 @@
 from __future__ import annotations
 
 import errno
+import functools
+import itertools
+import os
+import resource
 import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Literal
 
+    from tests.kernel.killed.process import Ended
     from tests.kernel.killed.rounds import Place
 
     Hooks = Mapping[str, tuple[tuple[str, str | None, str], ...]]
@@ -66,11 +71,17 @@ def rounds(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rounds]:
             host.close()
 
 
-def failing(host: Host) -> Failed:
-    """One pass, in a child in which a point fails."""
+def failing(host: Host, descriptors: int | None = None) -> Failed:
+    """One pass, in a child in which a point fails, or that may open only so many descriptors more."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if descriptors is not None:
+        used = {int(name) for name in os.listdir("/proc/self/fd")}  # noqa: PTH208  # names, no paths
+        free = (number for number in itertools.count() if number not in used)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (next(itertools.islice(free, descriptors, None)), limits[1]))
     try:
         with host.opened() as parts:
             status = reconcile.Pass(parts, reconcile.Request()).run().status
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
             _points.hook = None
             return Failed(reason=status.reason, message=status.message, hooks=host.look(parts).hooks)
     except ReconcilerError as error:  # the command prints it and ends
@@ -79,21 +90,25 @@ def failing(host: Host) -> Failed:
 
 def fail_at(rounds: Rounds, place: Place, number: int, *, onwards: bool = False) -> str:
     """The pass fails there; its reason."""
-    host, names = rounds.host, documented_reasons()
+    host = rounds.host
     while rounds.other() != place.side:
         rounds.peace()
     host.push(place.side)
     strike = Fail(place.number, number, place.name, onwards=onwards)
     ended = forked(lambda: failing(host), strike)
+    return judged(rounds, (place, errno.errorcode[number]), ended)
+
+
+def judged(rounds: Rounds, what: object, ended: Ended) -> str:
+    """One documented reason, one of both states, and the next pass converges; the reason."""
     found: Failed = ended.value
-    what = (place, errno.errorcode[number], found)
     try:
-        assert found.reason in names, "expected a documented reason"
+        assert found.reason in documented_reasons(), "expected a documented reason"
         assert found.reason != "InternalError"
         if found.hooks is not None:
-            one_of_both(found.hooks, rounds.seen[rounds.at].hooks, rounds.seen[place.side].hooks)
+            one_of_both(found.hooks, rounds.seen[rounds.at].hooks, rounds.seen[rounds.other()].hooks)
     except AssertionError as error:
-        message = f"{what}: {error}"
+        message = f"{what}: {found}: {error}"
         raise AssertionError(message) from error
     rounds.recovered(what, ended)
     return found.reason
@@ -132,6 +147,18 @@ def test_a_failure_of_every_kind_of_call(rounds: Rounds) -> None:
     if rounds.host.way == "clsact":  # the rest of the kinds is the same code with links
         places = [place for place in places if place.name.startswith("netlink ")]
     run(rounds, list(rotated(sample(places))))
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("rounds", ["tcx"], indirect=True)
+def test_a_process_that_may_open_only_a_few_descriptors(rounds: Rounds) -> None:
+    reasons = {}
+    for descriptors in (2, 5, 8, 11, 14, 17, 20, 24, 28, 40):
+        rounds.host.push(rounds.other())
+        ended = forked(functools.partial(failing, rounds.host, descriptors))
+        reasons[descriptors] = judged(rounds, descriptors, ended)
+    say(f"with so many descriptors: {reasons}")
+    assert reasons[2] not in {"Applied", "InSync"}
 
 
 @pytest.mark.torture
