@@ -119,14 +119,11 @@ class ServiceManager:
         return self._watchdog / 2 if self._watchdog > 0 else float("inf")
 
     def waiting(self) -> None:
-        """The loop waits, or waits on; for the first time: the first pass is over, which is what ready means."""
-        lines = [] if self._ready else ["READY=1"]
-        self._ready = True
+        """The loop waits, or waits on."""
         if self._watchdog > 0:
-            lines += [f"WATCHDOG_USEC={int(self._watchdog * 1e6)}"] if self._working else []
-            lines += ["WATCHDOG=1"]
+            again = [f"WATCHDOG_USEC={int(self._watchdog * 1e6)}"] if self._working else []
+            self._send(*again, "WATCHDOG=1")
         self._working = False
-        self._send(*lines)
 
     def working(self) -> None:
         """The loop begins to work, before the first pass too."""
@@ -134,9 +131,10 @@ class ServiceManager:
         if self._watchdog > 0:
             self._send(f"WATCHDOG_USEC={int(max(self._watchdog, WORK_SECONDS) * 1e6)}", "WATCHDOG=1")
 
-    def status(self, text: str) -> None:
-        """One line for `systemctl status`."""
-        self._send(f"STATUS={text}")
+    def passed(self, text: str) -> None:
+        """A pass is over, with one line for `systemctl status`; the end of the first one is what ready means."""
+        self._send(f"STATUS={text}", *([] if self._ready else ["READY=1"]))
+        self._ready = True
 
     def stopping(self) -> None:
         """The loop ends because it was asked to."""

@@ -130,7 +130,7 @@ class Reporter:
                 "steps": status.steps,
             }
         )
-        self.manager.status(clean(f"{status.reason}: {status.message}", 200))
+        self.manager.passed(clean(f"{status.reason}: {status.message}", 200))
         textfile = self.parts.config.metrics.textfile
         if textfile is None and self.server is None:
             return

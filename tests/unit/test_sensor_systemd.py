@@ -54,12 +54,16 @@ BUSY = f"WATCHDOG_USEC={int(WORK_SECONDS * 1e6)}"
 
 
 def test_ready_is_the_end_of_the_first_pass_and_is_said_once(systemd: Systemd) -> None:
-    with closing(sensor(ServiceManager(systemd.environment()))) as made:
+    manager = ServiceManager(systemd.environment())
+    with closing(sensor(manager)) as made:
+        made.wait(0)  # for the source's first answer
         assert systemd.heard() == []
-        made.wait(0)
-        assert systemd.heard() == [["READY=1"]]
-        made.wait(0)
-        assert systemd.heard() == []
+        manager.passed("Applied: 3 steps done")
+        manager.passed("InSync: everything is as declared")
+        assert systemd.heard() == [
+            ["STATUS=Applied: 3 steps done", "READY=1"],
+            ["STATUS=InSync: everything is as declared"],
+        ]
 
 
 def test_the_watchdog_is_pinged_while_the_loop_waits_and_gives_a_pass_its_time(systemd: Systemd) -> None:
@@ -68,7 +72,7 @@ def test_the_watchdog_is_pinged_while_the_loop_waits_and_gives_a_pass_its_time(s
     with closing(sensor(manager)) as made:
         assert systemd.heard() == [[BUSY, "WATCHDOG=1"]]
         made.wait(0)
-        assert systemd.heard() == [["READY=1", "WATCHDOG_USEC=100000", "WATCHDOG=1"], [BUSY, "WATCHDOG=1"]]
+        assert systemd.heard() == [["WATCHDOG_USEC=100000", "WATCHDOG=1"], [BUSY, "WATCHDOG=1"]]
         for _ in range(50):  # however little this process gets to run
             made.wait(0.25)
             first, *pings, last = systemd.heard()
@@ -97,18 +101,16 @@ def test_a_watchdog_of_somebody_else_is_not_ours(systemd: Systemd, extra: dict[s
     assert systemd.heard() == []
 
 
-def test_status_and_the_end(systemd: Systemd) -> None:
-    manager = ServiceManager(systemd.environment())
-    manager.status("InSync: everything is as declared")
-    with closing(sensor(manager)) as made:
+def test_the_end(systemd: Systemd) -> None:
+    with closing(sensor(ServiceManager(systemd.environment()))) as made:
         os.kill(os.getpid(), 15)
         assert made.wait(5).stop
-    assert systemd.heard() == [["STATUS=InSync: everything is as declared"], ["READY=1"], ["STOPPING=1"]]
+    assert systemd.heard() == [["STOPPING=1"]]
 
 
 def test_without_systemd_and_with_one_that_is_gone_nothing_happens(systemd: Systemd) -> None:
-    ServiceManager({}).status("x")
+    ServiceManager({}).passed("x")
     assert systemd.heard() == []
     manager = ServiceManager({"NOTIFY_SOCKET": "/nonexistent/notify"})
-    manager.status("x")
+    manager.passed("x")
     manager.waiting()
