@@ -8,6 +8,7 @@ import json
 import shutil
 import sys
 import tempfile
+import time
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 SIZES = (10, 100, 1000, 4000)
 """Interfaces of the scaling figures."""
+
+QUIET_SECONDS = 60.0
+"""How long to wait for others to switch `rcu_expedited` back."""
 
 GROWTH = ROOT / "benchmarks" / "scaling.json"
 
@@ -66,7 +70,10 @@ def grace_periods(options: Options) -> Iterable[Comparison]:
 
 
 def _unexpedited(action: Callable[[], float]) -> float:
-    """What `action` measures; said when somebody else on this machine expedited grace periods meanwhile."""
+    """What `action` measures while nobody on this machine expedites grace periods; waits for that, within reason."""
+    deadline = time.monotonic() + QUIET_SECONDS
+    while _grace.setting() != 0 and time.monotonic() < deadline:
+        time.sleep(0.05)
     before = _grace.setting()
     taken = action()
     if (before, _grace.setting()) != (0, 0):
@@ -168,8 +175,8 @@ def scaling(options: Options) -> Iterable[Comparison]:
         rounds = max(1, options.rounds if count < 1000 else options.rounds // 2)
         both = _first_attach(count, rounds), _idle_pass(count, rounds)
         found[count] = [result.row() for result in both]
+        GROWTH.write_text(json.dumps(to_builtins(found), indent=2) + "\n")
         yield from both
-    GROWTH.write_text(json.dumps(to_builtins(found), indent=2) + "\n")
 
 
 MEASURES = (
