@@ -32,7 +32,7 @@ boot() {  # SUITE SHARE LOG PHASE...
     local kernel
     kernel=$(tests/vm/kernel.sh "$1" "$CACHE")
     timeout "$SECONDS_FOR_A_BOOT" vng --disable-kvm -v -r "$kernel" --user root --memory 2G --cpus 2 --force-9p \
-        --rwdir="$2" -- bash "$PWD/tests/vm/inside.sh" "$PWD" "$2" "${@:4}" >>"$3" 2>&1 </dev/null
+        --rwdir="$2" -- bash "$PWD/tests/vm/inside.sh" "$PWD" "$2" "${@:4}" 2>&1 </dev/null | cat >>"$3"  # the machine's console would empty a file that it writes itself
 }
 
 status=0
