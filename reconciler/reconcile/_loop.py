@@ -8,7 +8,8 @@ looked at and repaired as ever. Requests that want the source asked are answered
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -41,7 +42,11 @@ MAX_RETRIES: Final = 3
 """Immediate passes after a lost race; then the ordinary drift interval takes over."""
 
 EVENT_PAUSE: Final = 0.5
-"""Seconds between two passes that events of the kernel ask for, so that a flapping interface costs no whole CPU."""
+"""Seconds between two passes that events of the kernel ask for, on average: a flapping interface costs no whole CPU."""
+
+EVENT_BURST: Final = 4
+"""Passes that may follow each other at once. An interface that is made anew is two events or three, and until the pass
+after the last one its packets go without the chain."""
 
 ASKING_VERBS: Final = frozenset({"apply", "confirm", "plan", "accept", "resume"})
 """What wants to know what the source says now: answered when that is known."""
@@ -74,12 +79,14 @@ class Schedule:
         self._phase = phase
 
     _phase: float = 0.0
-    _last: float = 0.0
+    _ends: deque[float] = field(default_factory=lambda: deque(maxlen=EVENT_BURST))
 
     def woken(self, now: float, *, changed: bool, poll: bool) -> None:
         """Something happened: look again soon, or ask the source at once."""
         if changed:
-            self.next_drift = min(self.next_drift, max(now, self._last + EVENT_PAUSE))
+            full = len(self._ends) == EVENT_BURST
+            soonest = self._ends[0] + EVENT_BURST * EVENT_PAUSE if full else now
+            self.next_drift = min(self.next_drift, max(now, soonest))
         if poll:
             self.next_poll = now
 
@@ -93,7 +100,7 @@ class Schedule:
         retry_after: float | None = None,
     ) -> None:
         """A pass ended: plan the next ones; `retry_after` is what the source asked for, in seconds."""
-        self._last = now
+        self._ends.append(now)
         if retry and self.retries < MAX_RETRIES:
             self.retries += 1
             self.next_drift = now

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from tests.e2e.lab import Document, Kit
 
-LONG_CHECK = {"member": "wall", "counter": "dropped", "below": "50%", "over": "3s"}
+LONG_CHECK = {"member": "wall", "counter": "dropped", "below": "50%", "over": "8s"}
 TOKEN = "s3cret-token-of-the-test"
 
 

@@ -102,13 +102,17 @@ def test_a_lost_race_is_tried_again_at_once_a_few_times(polled: bool) -> None:
     assert made.wait(1000.0) == 0
 
 
-def test_events_come_at_once_but_not_more_often_than_twice_a_second() -> None:
+def test_events_come_at_once_but_on_average_not_more_often_than_twice_a_second() -> None:
     made = schedule()
-    made.passed(1000.0, polled=True)
-    made.woken(1000.1, changed=True, poll=False)
-    assert made.next_drift == 1000.0 + loop.EVENT_PAUSE
+    for count in range(1, loop.EVENT_BURST):
+        made.passed(1000.0, polled=True)
+        made.woken(1000.1, changed=True, poll=False)
+        assert made.next_drift == 1000.1, count
+    made.passed(1000.2, polled=True)
+    made.woken(1000.3, changed=True, poll=False)
+    assert made.next_drift == 1000.0 + loop.EVENT_BURST * loop.EVENT_PAUSE
     made.woken(1010.0, changed=True, poll=False)
-    assert made.next_drift == 1000.0 + loop.EVENT_PAUSE
+    assert made.next_drift == 1000.0 + loop.EVENT_BURST * loop.EVENT_PAUSE
     made.passed(1010.0, polled=False)
     made.woken(1020.0, changed=True, poll=True)
     assert (made.next_drift, made.next_poll) == (1020.0, 1020.0)
