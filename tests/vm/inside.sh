@@ -24,12 +24,14 @@ start_systemd() {
     printf '[Unit]\nDefaultDependencies=no\n' >/run/systemd/system/vm.target
     env -i container=vm PATH="$PATH" unshare --fork --pid --mount-proc \
         /lib/systemd/systemd --system --unit=vm.target --log-target=console --log-level=warning &
-    until systemctl show -P Version >/dev/null 2>&1; do sleep 0.5; done
+    # It answers only who is in its process namespace.
+    until enter=(nsenter -p -m -t "$(pgrep -P $!)") && "${enter[@]}" systemctl show -P Version >/dev/null 2>&1; do sleep 0.5; done
 }
 
+enter=()
 for phase in "$@"; do
     [[ $phase == again ]] && start_systemd
-    .venv/bin/python -m tests.vm.story "$phase" "$SHARE"
+    "${enter[@]}" .venv/bin/python -m tests.vm.story "$phase" "$SHARE"
     code=$?
     echo "vm-result: $(uname -r) $phase exit $code" | tee -a "$SHARE/results"
 done
