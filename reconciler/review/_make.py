@@ -62,6 +62,7 @@ class _Maker:
         self.old, self.new = packages
         self.kind, self.now = kind, now
         self.findings: dict[Finding, None] = {}
+        self.shared: dict[tuple[str | None, ...], Finding] = {}
         self.fleet = Fleet(_both(self.base.groups.groups, self.head.groups.groups))
         self.hosts_of: dict[str, tuple[str, ...]] = {}
         self.problem = problem
@@ -266,7 +267,7 @@ class _Maker:
         chain: str = "",
         member: str = "",
         hosts: tuple[str, ...] | None = None,
-    ) -> None:
+    ) -> Finding:
         finding = Finding(
             id=rule,
             message=message,
@@ -278,6 +279,7 @@ class _Maker:
             hosts=self.hosts_of.get(chain, ()) if hosts is None else hosts,
         )
         self.findings[finding] = None
+        return finding
 
     def _add(self, note: Note, pair: Pair) -> None:
         place = self._place(pair.chain.name, note.pointer)
@@ -287,19 +289,15 @@ class _Maker:
         """A finding of one cohort; the same one of several is one finding with all of them."""
         note = placed.note
         place = self._place(placed.chain, note.pointer) if placed.chain else None
-        at = place.file if place else None
-        for finding in self.findings:
-            same = (finding.id, finding.message, finding.chain, finding.member) == (
-                note.id,
-                note.message,
-                placed.chain,
-                note.member,
-            )
-            if same and finding.file == at:
-                del self.findings[finding]
-                self.findings[replace(finding, hosts=tuple(sorted({*finding.hosts, group})))] = None
-                return
-        self._say(note.id, note.message, place, chain=placed.chain, member=note.member, hosts=(group,))
+        key = (note.id, note.message, placed.chain, note.member, place.file if place else None)
+        known = self.shared.get(key)
+        if known is None:
+            known = self._say(note.id, note.message, place, chain=placed.chain, member=note.member, hosts=(group,))
+        elif group not in known.hosts:
+            del self.findings[known]
+            known = replace(known, hosts=tuple(sorted({*known.hosts, group})))
+            self.findings[known] = None
+        self.shared[key] = known
 
     def _settle(self) -> tuple[Finding, ...]:
         """Acknowledged where both sides say so, and in order."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from reconciler.review._json import verdict
 from reconciler.review._rules import RULES, Family, Severity
-from reconciler.review._text import VERDICTS, headline, hook_words, line_words, notes
+from reconciler.review._text import MAX_LINES, VERDICTS, headline, hook_words, line_words, notes
 from reconciler.review._words import few
 from reconciler.status import clean
 
@@ -31,6 +31,8 @@ MAX_TEXT: Final = 500
 MAX_NODES: Final = 40
 """Members in one picture."""
 
+_FIRST: Final = (Family.WEAKER, Family.BLOCKED)
+"""Told before everything else, and not folded."""
 ICONS: Final = {Severity.HIGH: "🔴", Severity.MEDIUM: "🟠", Severity.LOW: "🟡", Severity.INFO: "⚪"}
 MARKER: Final = "<!-- reconciler-review -->"
 """By which a workflow finds its own comment again."""
@@ -48,8 +50,8 @@ def render_markdown(review: Review, *, where: str = "the JSON file of this run")
         f"{MARKER}\n## Review: {verdict(review)}\n\n**{VERDICTS[verdict(review)].capitalize()}.** {_tail(review)}\n\n"
     )
     writer.put("".join(f"{code_words(note)}  \n" for note in notes(review)) + "\n")
-    weaker = [each for each in review.open if RULES[each.id].family in (Family.WEAKER, Family.BLOCKED)]
-    others = [each for each in review.open if each not in weaker]
+    weaker = [each for each in review.open if RULES[each.id].family in _FIRST]
+    others = [each for each in review.open if RULES[each.id].family not in _FIRST]
     silent = [each for each in review.findings if each.acknowledged is not None]
     writer.items("findings", (_finding(finding) for finding in weaker))
     writer.put("\n")
@@ -137,7 +139,9 @@ def _finding(finding: Finding) -> str:
 
 
 def _chain(chain: ChainChange) -> str:
-    lines = "".join(f"- {code(line_words(line))}\n" for line in chain.lines)
+    lines = "".join(f"- {code(line_words(line))}\n" for line in chain.lines[:MAX_LINES])
+    if len(chain.lines) > MAX_LINES:
+        lines += f"- and {len(chain.lines) - MAX_LINES} more lines\n"
     picture = _picture(chain)
     title = f"{chain.change} {code_html(chain.name)}"
     return (
