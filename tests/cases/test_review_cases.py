@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonschema import Draft7Validator, Draft202012Validator
 
 from reconciler import review
+from reconciler._resources import resource
 from reconciler.review import RULES, Family
 from tests.cases.review_case import Case, make
 
@@ -17,6 +19,10 @@ FOLDER = Path(__file__).parent / "review"
 FILES = sorted(FOLDER.glob("*.yaml"))
 SHELL = {"RV006"}
 """Raised from what Git says; `conflict` stands for it here."""
+
+
+SCHEMA = Draft202012Validator(json.loads(resource("schema", "review-v1.schema.json")))
+SARIF = Draft7Validator(json.loads((FOLDER.parents[1] / "data" / "sarif" / "sarif-schema-2.1.0.json").read_bytes()))
 
 
 def words(made: review.Review) -> str:
@@ -45,6 +51,27 @@ def test_review(path: Path) -> None:
         ]
         assert found == case.data["hooks"]
     assert not set(case.data.get("looks-like", [])) & {finding.id for finding in made.findings}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_documents_are_as_their_schemas_say(path: Path) -> None:
+    made = Case.read(path).make()
+    text = review.to_json(made)
+    assert [error.message for error in SCHEMA.iter_errors(json.loads(text))] == []
+    assert review.from_json(text.encode(), file="review.json") == made
+    sarif = json.loads(review.to_json_text(review.render_sarif(made, version="1.0.0")))
+    assert [error.message for error in SARIF.iter_errors(sarif)] == []
+    assert len(sarif["runs"][0]["results"]) == len(made.findings)
+
+
+def test_the_schema_of_reviews_is_one_and_refuses_what_is_none() -> None:
+    schema = json.loads(resource("schema", "review-v1.schema.json"))
+    Draft202012Validator.check_schema(schema)
+    document = json.loads(review.to_json(Case.read(FILES[0]).make()))
+    for key in document:
+        assert not SCHEMA.is_valid({name: value for name, value in document.items() if name != key}), key
+    assert not SCHEMA.is_valid(document | {"version": 2})
+    assert not SCHEMA.is_valid(document | {"findings": [{"id": "RV001"}]})
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

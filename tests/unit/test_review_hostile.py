@@ -90,7 +90,8 @@ class Said:
         return {finding["id"] for finding in self.document["findings"]}
 
     def message(self, rule: str) -> str:
-        return next(finding["message"] for finding in self.document["findings"] if finding["id"] == rule)
+        found: str = next(each["message"] for each in self.document["findings"] if each["id"] == rule)
+        return found
 
 
 @pytest.fixture
