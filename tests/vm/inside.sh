@@ -19,7 +19,7 @@ mount --make-rshared /
 start_systemd() {
     mkdir -p /run/systemd/system/reconciler.service.d
     cp deploy/systemd/reconciler.service /run/systemd/system/
-    printf '[Service]\nExecStart=\nExecStart=%s run\nWatchdogSec=20s\nStandardOutput=append:%s\nStandardError=append:%s\n' \
+    printf '[Service]\nExecStart=\nExecStart=%s run\nWatchdogSec=30s\nTimeoutStartSec=15min\nStandardOutput=append:%s\nStandardError=append:%s\n' \
         "$CHECKOUT/.venv/bin/reconciler" "$SHARE/agent.jsonl" "$SHARE/agent.err" >/run/systemd/system/reconciler.service.d/vm.conf
     printf '[Unit]\nDefaultDependencies=no\n' >/run/systemd/system/vm.target
     env -i container=vm PATH="$PATH" unshare --fork --pid --mount-proc \
@@ -31,7 +31,7 @@ start_systemd() {
 enter=()
 for phase in "$@"; do
     [[ $phase == again ]] && start_systemd
-    "${enter[@]}" .venv/bin/python -m tests.vm.story "$phase" "$SHARE"
+    "${enter[@]}" env -C "$CHECKOUT" .venv/bin/python -m tests.vm.story "$phase" "$SHARE"
     code=$?
     echo "vm-result: $(uname -r) $phase exit $code" | tee -a "$SHARE/results"
 done

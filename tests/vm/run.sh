@@ -3,7 +3,8 @@
 #
 # run.sh [SUITE...]: boot the kernels of Debian suites in QEMU, without KVM, on this root file system (read-only), and
 # play tests/vm/story.py in each, one boot for each phase: `first`, an apply and its upgrade with packets; `again`, a real
-# reboot without the Git server, under systemd. PHASES='first again conformance' adds promises of the kernel protocol.
+# reboot without the Git server, under systemd. PHASES='first again conformance' adds promises of the kernel protocol,
+# PHASES=again goes on from what `first` left.
 # Everything that is downloaded or written lies below build/vm. Needs root for Debian packages only.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -38,7 +39,7 @@ boot() {  # SUITE SHARE LOG PHASE...
 status=0
 for suite in "$@"; do
     share=$CACHE/share-$suite log=$CACHE/$suite.log
-    rm -rf "$share" "$log"
+    [[ " $PHASES " != *" first "* ]] || rm -rf "$share" "$log"
     mkdir -m 0755 -p "$share"
     for phase in $PHASES; do boot "$suite" "$share" "$log" "$phase" || true; done
     cat "$share/results" 2>/dev/null || true

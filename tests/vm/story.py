@@ -154,7 +154,8 @@ def write(share: Path, files: dict[str, bytes], config: object) -> None:
 
 def again(share: Path) -> None:
     """After the reboot: nothing is attached, no Git server; systemd starts the agent, which puts everything back."""
-    (share / "policy.git").rename(share / "gone.git")
+    if (share / "policy.git").exists():
+        (share / "policy.git").rename(share / "gone.git")
     CONFIG.parent.mkdir(mode=0o755, exist_ok=True)
     for file in (share / "etc").iterdir():
         (CONFIG.parent / file.name).write_bytes(file.read_bytes())
