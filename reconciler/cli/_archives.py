@@ -31,7 +31,7 @@ class PackageReader:
             for each in signers
             if each.public_key is not None
         )
-        self._parsed: dict[PackageRef, ReviewPackage] = {}
+        self._parsed: dict[tuple[PackageRef, bytes | None], ReviewPackage] = {}
 
     def read(self, ref: PackageRef, blobs: BlobReader) -> ReviewPackage | str | None:
         """The package, why it cannot be had, or None if it lies elsewhere."""
@@ -45,29 +45,36 @@ class PackageReader:
             digest = packages.digest_of(archive)
             if digest != ref.digest:
                 return f"expected the digest {ref.digest}, got {digest}"
-            if ref not in self._parsed:
-                self._parsed[ref] = self._open(ref, archive, path, blobs)
+            bundle = bundle_of(ref, blobs)
+            if (ref, bundle) not in self._parsed:
+                self._parsed[ref, bundle] = self._open(ref, archive, path, bundle)
         except (PackageError, SourceError) as error:
             return "; ".join(str(finding) for finding in error.diagnostics()[:3])
-        return self._parsed[ref]
+        return self._parsed[ref, bundle]
 
-    def _open(self, ref: PackageRef, archive: bytes, path: str, blobs: BlobReader) -> ReviewPackage:
+    def _open(self, ref: PackageRef, archive: bytes, path: str, bundle: bytes | None) -> ReviewPackage:
         parsed, files = packages.open_archive(archive, file=path)
         if (parsed.name, parsed.version) != (ref.name, ref.version):
             raise PackageError(f"expected {ref.name} {ref.version} in package.yaml, got {parsed.name} {parsed.version}")
         objects = {program.object: files[program.object] for program in parsed.programs}
-        signer, verified = self._signer(ref, archive, f"{path}{packages.BUNDLE_SUFFIX}", blobs)
+        signer, verified = self._signer(ref, archive, bundle)
         return ReviewPackage(ref=ref, manifest=parsed, objects=objects, signer=signer, verified=verified)
 
-    def _signer(self, ref: PackageRef, archive: bytes, path: str, blobs: BlobReader) -> tuple[Signer | None, bool]:
+    def _signer(self, ref: PackageRef, archive: bytes, bundle: bytes | None) -> tuple[Signer | None, bool]:
         """Who signed, and whether that was verified; else whom the bundle claims."""
-        with contextlib.suppress(SourceError, TrustError):
-            bundle = blobs(path, packages.MAX_BUNDLE_BYTES)
-            if bundle is None:
-                return None, False
-            with contextlib.suppress(TrustError):
-                now = datetime.now(UTC)
-                rules = self._rules
-                return trust.verify_package(archive, bundle, package=ref.name, rules=rules, roots={}, now=now), True
+        if bundle is None:
+            return None, False
+        with contextlib.suppress(TrustError):
+            now = datetime.now(UTC)
+            rules = self._rules
+            return trust.verify_package(archive, bundle, package=ref.name, rules=rules, roots={}, now=now), True
+        with contextlib.suppress(TrustError):
             return trust.claimed_signer(bundle), False
         return None, False
+
+
+def bundle_of(ref: PackageRef, blobs: BlobReader) -> bytes | None:
+    """The signature that lies beside an archive of the repository; None if there is none that can be read."""
+    with contextlib.suppress(SourceError):
+        return blobs(f"packages/{packages.archive_name(ref)}{packages.BUNDLE_SUFFIX}", packages.MAX_BUNDLE_BYTES)
+    return None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import click
 
 from reconciler import review as reviews
-from reconciler.cli._archives import PackageReader
+from reconciler.cli._archives import PackageReader, bundle_of
 from reconciler.cli._output import say
 from reconciler.cli._tree import read_file, read_tree
 from reconciler.errors import ExitCode, InputError, SourceError
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from reconciler.cli._group import Context
+    from reconciler.model import PackageRef
     from reconciler.plan import HostRecord
     from reconciler.source import BlobReader
 
@@ -133,13 +134,20 @@ def _review(
         sides = _worktree(clone, folder, base) if head is None else _commits(clone, base, head)
         reading = reviews.read(sides.base, sides.head)
         reader = PackageReader(reading.signers)
+        again = {ref for ref in reading.kept if ref.repository == "git" and _signed_anew(ref, sides)}
         looked = tuple(
-            {ref: found for ref in refs if (found := reader.read(ref, blobs)) is not None}
+            {ref: found for ref in refs | again if (found := reader.read(ref, blobs)) is not None}
             for refs, blobs in zip(reading.refs, sides.blobs, strict=True)
         )
         return reviews.make(
             reading, (looked[0], looked[1]), kind=sides.kind, now=date, problem=sides.problem, hosts=hosts
         )
+
+
+def _signed_anew(ref: PackageRef, sides: _Sides) -> bool:
+    """Whether the signature of a package that stays is another one."""
+    old, new = (bundle_of(ref, blobs) for blobs in sides.blobs)
+    return old != new
 
 
 def _records(folder: Path) -> Iterator[HostRecord]:

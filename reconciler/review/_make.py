@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 from reconciler import manifest
 from reconciler.config import Guardrail
 from reconciler.review._chains import Pair, compare_chain
+from reconciler.review._effects import Effects
 from reconciler.review._fleet import Fleet, Hosts, cohorts, may_select
 from reconciler.review._hooks import ChainNote, Compiler, compare_hooks, guardrail, missing_features
 from reconciler.review._rules import RULES, Family
-from reconciler.review._signers import judge_signers
+from reconciler.review._signers import compare_signers, judge_signers
 from reconciler.review._values import Cohort, Finding, Kind, Packages, Review, ReviewPackage
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ class _Maker:
             lines.append(replace(change, hosts=self.hosts_of.get(pair.chain.name, ())))
             for note in notes:
                 self._add(note, pair)
+        self._resigned(names)
         looked = self._cohorts(hosts, names)
         return Review(
             base=base.tree.name,
@@ -135,6 +137,21 @@ class _Maker:
                 elif found is None and ref.repository != "git" and ref not in old:
                     message = f"{ref.name} {ref.version} lies in the repository {ref.repository}"
                     self._say("RV041", message, place, chain=chain.name, member=member.name)
+
+    def _resigned(self, changed: frozenset[str]) -> None:
+        """Packages of chains that do not change and that somebody else signs than before."""
+        for name, chain in self.head.chains.items():
+            if name in changed:
+                continue
+            for index, member in enumerate(chain.members):
+                before, after = self.old.get(member.package), self.new.get(member.package)
+                if isinstance(before, ReviewPackage) and isinstance(after, ReviewPackage):
+                    effects = Effects(member=member.name, pointer=f"/spec/members/{index}")
+                    compare_signers(before, after, effects)
+                    for note in effects.notes:
+                        self._say(
+                            note.id, note.message, self._place(name, note.pointer), chain=name, member=member.name
+                        )
 
     # --- groups and acknowledgements -----------------------------------------------------------------------
 

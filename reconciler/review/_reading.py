@@ -90,6 +90,15 @@ class Reading:
         )
         return old, new
 
+    @property
+    def kept(self) -> frozenset[PackageRef]:
+        """The packages that both sides name: the same bytes, but perhaps signed by somebody else."""
+        old, new = (
+            {member.package for chain in side.chains.values() for member in chain.members}
+            for side in (self.base, self.head)
+        )
+        return frozenset(old & new)
+
 
 def read(base: Tree, head: Tree) -> Reading:
     """Both trees; never raises."""

@@ -221,7 +221,7 @@ RULES: Final[Mapping[str, Rule]] = {
             _W,
             _MEDIUM,
             "signer changed",
-            "a package is signed by another identity or issuer than before",
+            "a package is signed by another identity or issuer than before, be it the same bytes",
             "somebody else vouches for the program",
         ),
         (

@@ -25,8 +25,8 @@ def signer_words(signer: Signer | None) -> str | None:
 
 
 def compare_signers(before: ReviewPackage | None, after: ReviewPackage | None, effects: Effects) -> None:
-    """A line and a finding when the package of a member is signed by somebody else than before."""
-    if before is None or after is None or before.ref.digest == after.ref.digest:
+    """A line and a finding when the package of a member is signed by somebody else, even if it is the same package."""
+    if before is None or after is None:
         return
     old, new = signer_words(before.signer), signer_words(after.signer)
     if old == new:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from jsonschema import Draft7Validator
 
-from reconciler import packages, review
+from reconciler import packages, review, trust
 from tests.command import reconciler
 from tests.manifests import REPOSITORY, chain, member, text
 from tests.signed_packages import OBJECT, Key, Signed, manifest_bytes
@@ -448,3 +448,17 @@ def test_a_bundle_that_claims_somebody_is_told_as_a_claim(repository: Repository
         forged = Signed("demo", "2.0.0", made.archive, bundle)
         said = reviewed(repository, tree(edge(members=[member_of(forged)]), signed=forged))
         assert said.ids & {"RV022", "RV042", "RV004", "RV002"}
+
+
+def test_another_signature_of_the_same_package_is_told_although_no_chain_changes(repository: Repository) -> None:
+    other = Key.make()
+    forged = Signed("demo", "1.0.0", demo().archive, trust.sign(demo().archive, other.private))
+    said = reviewed(repository, tree(edge(), signed=forged))
+    assert said.ids == {"RV022"}
+    assert said.message("RV022") == f"signed by {other.fingerprint} (key), before by {KEY.fingerprint} (key)"
+    assert said.document["chains"] == []
+    assert said.document["verdict"] == "weaker"
+    taken = Signed("demo", "1.0.0", demo().archive, b"{}")
+    assert "signed by nobody" in reviewed(repository, tree(edge(), signed=taken)).message("RV022")
+    again = Signed("demo", "1.0.0", demo().archive, trust.sign(demo().archive, KEY.private))
+    assert reviewed(repository, tree(edge(), signed=again)).ids == set()
