@@ -32,12 +32,23 @@ AGENT_SECONDS = 600.0
 @click.option("--snapshot", type=click.Path(path_type=Path), help="Plan for a host recorded by `observe --record`.")
 @click.option("--repository", type=click.Path(path_type=Path), default=Path(), help="With --snapshot: the clone.")
 @click.option("--commit", default="HEAD", help="With --snapshot: the commit to plan.  [default: HEAD]")
+@click.option(
+    "--reviewed", type=click.Path(path_type=Path), help="JSON of a review: whether it is what apply would bring."
+)
 @click.pass_obj
 def plan(
-    context: Context, *, unsafe_trust_first_use: bool, snapshot: Path | None, repository: Path, commit: str
+    context: Context,
+    *,
+    unsafe_trust_first_use: bool,
+    snapshot: Path | None,
+    repository: Path,
+    commit: str,
+    reviewed: Path | None,
 ) -> int:
-    """Show what apply would do. Changes nothing. Exit 0: in sync, 2: changes or drift."""
+    """Show what apply would do. Changes nothing. Exit 0: in sync, 2: changes, drift, or not as reviewed."""
     if snapshot is not None:
+        if reviewed is not None:
+            raise click.UsageError("expected either --snapshot or --reviewed, got both")
         from reconciler.cli._offline import plan_from  # noqa: PLC0415  # needs neither host nor kernel
 
         return plan_from(context, snapshot, repository, commit)
@@ -45,7 +56,34 @@ def plan(
     if answer is None:
         with _parts(context, unsafe_first_use=unsafe_trust_first_use) as parts, progress("planning"):
             answer = reconcile.answer_of(reconcile.Pass(parts, reconcile.Request(dry_run=True)).run())
+    if reviewed is not None and answer.get("plan"):
+        return _show_reviewed(context, answer, reviewed)
     return _show(context, answer, plan_only=True)
+
+
+def _show_reviewed(context: Context, answer: dict[str, Any], path: Path) -> int:
+    """The plan, and whether the state that it leads to is one that was reviewed."""
+    from reconciler.cli._reviewed import compare  # noqa: PLC0415  # a plan alone needs nothing of it
+    from reconciler.review import Running  # noqa: PLC0415
+
+    report = answer["status"]
+    wanted = answer.get("wanted") or {"commit": (report["applied"] or {}).get("id", "")}
+    host = Running(
+        name=report["host"],
+        labels=context.config.labels,
+        commit=wanted["commit"],
+        state=answer["plan"]["state_digest"],
+        policy=report["policy"],
+        chains=report["chains"],
+        verb="wants",
+    )
+    same, sentences = compare(path, host)
+    told = {"reviewed": same, "differences": sentences[1:]}
+    code = _show(context, {**answer, "plan": {**answer["plan"], **told}}, plan_only=True)
+    if context.output != "json":
+        for sentence in sentences:
+            say(clean(sentence, 500))
+    return code if same or code != ExitCode.OK else ExitCode.CHANGES
 
 
 @click.command()

@@ -43,13 +43,13 @@ def status(context: Context, *, watch: bool, reviewed: Path | None) -> int:
 
 def _compare(context: Context, path: Path) -> int:
     """Exit 0 if what runs was reviewed, 2 if not."""
-    from reconciler import review  # noqa: PLC0415  # status alone needs nothing of it
-    from reconciler.cli._tree import read_file  # noqa: PLC0415
+    from reconciler.cli._reviewed import compare  # noqa: PLC0415  # status alone needs nothing of it
+    from reconciler.review import Running  # noqa: PLC0415
 
     current = _read(context)
     if current is None:
         raise StateError("expected a pass on this host before it is compared, got none; run `reconciler apply`")
-    host = review.Running(
+    host = Running(
         name=current.host,
         labels=context.config.labels,
         commit=current.applied.id if current.applied else "",
@@ -57,8 +57,7 @@ def _compare(context: Context, path: Path) -> int:
         policy=current.policy,
         chains=current.chains,
     )
-    made = review.from_json(read_file(path, review.MAX_DOCUMENT_BYTES), file=str(path))
-    same, sentences = review.differences(made, host)
+    same, sentences = compare(path, host)
     if context.output == "json":
         say_json({"reviewed": same, "state": host.state, "differences": sentences[1:]})
     else:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 SHOWN = 12
 """Hex digits of a digest or commit that are shown."""
+APPLIED = {"runs": "applied", "wants": "planned"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +25,7 @@ class Running:
         state: digest of its state.
         policy: id of its policy.
         chains: how many it has.
+        verb: what it does with the state: it "runs" it, or a plan "wants" it.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Running:
     state: str
     policy: str
     chains: int
+    verb: Literal["runs", "wants"] = "runs"
 
 
 def differences(review: Review, host: Running) -> tuple[bool, tuple[str, ...]]:
@@ -40,10 +43,10 @@ def differences(review: Review, host: Running) -> tuple[bool, tuple[str, ...]]:
     mine = [cohort for cohort in review.cohorts if _describes(cohort, host)]
     if same:
         return True, (
-            f"runs state {host.state[:SHOWN]}, as reviewed for {same[0].name}",
+            f"{host.verb} state {host.state[:SHOWN]}, as reviewed for {same[0].name}",
             *_policies(same or mine, host),
         )
-    return False, (f"runs state {host.state[:SHOWN]}, which was not reviewed", *_why(review, mine, host))
+    return False, (f"{host.verb} state {host.state[:SHOWN]}, which was not reviewed", *_why(review, mine, host))
 
 
 def _describes(cohort: Cohort, host: Running) -> bool:
@@ -54,7 +57,8 @@ def _describes(cohort: Cohort, host: Running) -> bool:
 
 def _why(review: Review, mine: list[Cohort], host: Running) -> Iterator[str]:
     if review.kind == "commits" and review.head != host.commit:
-        yield f"the review is of commit {review.head[:SHOWN]}, here {host.commit[:SHOWN] or 'none'} is applied"
+        here = f"{host.commit[:SHOWN] or 'none'} is {APPLIED[host.verb]}"
+        yield f"the review is of commit {review.head[:SHOWN]}, here {here}"
     if not mine:
         labels = ", ".join(f"{name}={value}" for name, value in sorted(host.labels.items())) or "none"
         yield f"no group of the review describes {host.name} with the labels {labels}"

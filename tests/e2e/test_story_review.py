@@ -106,8 +106,14 @@ def test_the_state_that_was_reviewed_is_the_state_that_runs(lab: Lab, tmp_path: 
     assert shown in lab.reconciler("history", output="table").out
     document = tmp_path / "review.json"
     document.write_text(review.out)
+    planned = lab.reconciler("plan", "--reviewed", str(document)).expect_code(0).json
+    assert (planned["reviewed"], planned["differences"]) == (True, [])
     assert lab.reconciler("status", "--reviewed", str(document)).expect_code(0).json["reviewed"] is True
     lab.commit(chain("edge", lab.limit(3), lab.wall(), hook=lab.hook()))
+    ahead = lab.reconciler("plan", "--reviewed", str(document)).expect_code(2).json
+    assert not ahead["reviewed"]
+    assert any(sentence.endswith("is planned") for sentence in ahead["differences"])
+    assert "which was not reviewed" in lab.reconciler("plan", "--reviewed", str(document), output="table").out
     lab.apply().expect(0, "Applied")
     other = lab.reconciler("status", "--reviewed", str(document)).expect_code(2).json
     assert any("the review is of commit" in sentence for sentence in other["differences"])
