@@ -12,10 +12,10 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks import agent, kernel
+from benchmarks import agent, kernel, review
 from benchmarks._compare import HEADER, Comparison, Options
 
-MEASURES = (*kernel.MEASURES, *agent.MEASURES)
+MEASURES = (*kernel.MEASURES, *agent.MEASURES, *review.MEASURES)
 RESULTS = Path(__file__).parent / "results.json"
 
 
