@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from reconciler import packages, trust
 from reconciler.config import KeyRule
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
     from reconciler.model import PackageRef, PaperSigner, Signer
     from reconciler.source import BlobReader
+
+
+MAX_TOTAL_BYTES: Final = 512 << 20
+"""Of archives and of what is unpacked and kept, in one review: anybody may open a pull request."""
 
 
 class PackageReader:
@@ -32,6 +36,7 @@ class PackageReader:
             if each.public_key is not None
         )
         self._parsed: dict[tuple[PackageRef, bytes | None], ReviewPackage] = {}
+        self._left = MAX_TOTAL_BYTES
 
     def read(self, ref: PackageRef, blobs: BlobReader) -> ReviewPackage | str | None:
         """The package, why it cannot be had, or None if it lies elsewhere."""
@@ -39,9 +44,11 @@ class PackageReader:
             return None
         path = f"packages/{packages.archive_name(ref)}"
         try:
+            self._spend(0, path)
             archive = blobs(path, packages.MAX_ARCHIVE_BYTES)
             if archive is None:
                 return f"expected {path} in the repository, got none"
+            self._spend(len(archive), path)
             digest = packages.digest_of(archive)
             if digest != ref.digest:
                 return f"expected the digest {ref.digest}, got {digest}"
@@ -57,8 +64,15 @@ class PackageReader:
         if (parsed.name, parsed.version) != (ref.name, ref.version):
             raise PackageError(f"expected {ref.name} {ref.version} in package.yaml, got {parsed.name} {parsed.version}")
         objects = {program.object: files[program.object] for program in parsed.programs}
+        self._spend(sum(map(len, objects.values())), path)
         signer, verified = self._signer(ref, archive, bundle)
         return ReviewPackage(ref=ref, manifest=parsed, objects=objects, signer=signer, verified=verified)
+
+    def _spend(self, size: int, path: str) -> None:
+        self._left -= size
+        if self._left <= 0:
+            limit = f"{MAX_TOTAL_BYTES >> 20} MiB of packages in one review"
+            raise PackageError(f"{path}: expected at most {limit}, got more; not looked at")
 
     def _signer(self, ref: PackageRef, archive: bytes, bundle: bytes | None) -> tuple[Signer | None, bool]:
         """Who signed, and whether that was verified; else whom the bundle claims."""

@@ -21,6 +21,7 @@ import pytest
 from jsonschema import Draft7Validator
 
 from reconciler import packages, review, trust
+from reconciler.cli import _archives
 from tests.command import reconciler
 from tests.manifests import REPOSITORY, chain, member, text
 from tests.signed_packages import OBJECT, Key, Signed, manifest_bytes
@@ -409,6 +410,21 @@ def test_an_archive_that_is_made_to_hurt_is_a_finding(name: str, repository: Rep
     made = Signed("demo", "2.0.0", PACKED[name](), demo().bundle)
     said = reviewed(repository, tree(edge(members=[member_of(made)]), signed=made))
     assert "RV002" in said.ids
+    assert said.document["verdict"] == "blocked"
+
+
+def test_many_large_archives_end_at_a_limit_for_all_of_them(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_archives, "MAX_TOTAL_BYTES", 1 << 20)
+    large = [
+        Signed("demo", f"2.0.{n}", archive({"package.yaml": OTHER, OBJECT: os.urandom(300 << 10)}), demo().bundle)
+        for n in range(4)
+    ]
+    files = tree(edge(members=[member_of(each, f"m{n}") for n, each in enumerate(large)]))
+    files |= {f"packages/demo-{each.version}.tar.gz": each.archive for each in large}
+    said = reviewed(repository, files)
+    assert "expected at most 1 MiB of packages in one review" in json.dumps(said.document)
     assert said.document["verdict"] == "blocked"
 
 
