@@ -41,6 +41,7 @@ for suite in "$@"; do
     share=$CACHE/share-$suite log=$CACHE/$suite.log
     [[ " $PHASES " != *" first "* ]] || rm -rf "$share" "$log"
     mkdir -m 0755 -p "$share"
+    rm -f "$share/results"
     for phase in $PHASES; do boot "$suite" "$share" "$log" "$phase" || true; done
     cat "$share/results" 2>/dev/null || true
     for phase in $PHASES; do
