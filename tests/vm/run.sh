@@ -5,7 +5,8 @@
 # play tests/vm/story.py in each, one boot for each phase: `first`, an apply and its upgrade with packets; `again`, a real
 # reboot without the Git server, under systemd. PHASES='first again conformance' adds promises of the kernel protocol,
 # PHASES=again goes on from what `first` left.
-# Everything that is downloaded or written lies below build/vm. Needs root for Debian packages only.
+# Everything that is downloaded or written lies below build/vm. Needs root for Debian packages only; a quarter of an hour
+# for each kernel.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
