@@ -152,7 +152,8 @@ class Story:
         self.world.wire()
         print(paint("$ reconciler init policy", "1"), flush=True)
         subprocess.run(["reconciler", "init", str(self.policy)], check=True, stdout=subprocess.DEVNULL)
-        (self.policy / "chains" / "demo.yaml").unlink()
+        for folder in ("chains", "tests"):  # those of this demo come instead
+            (self.policy / folder / "demo.yaml").unlink()
         server = self.world.serve_git(self.policy.with_name("policy.git"))
         (self.host / "config.yaml").write_text(
             CONFIG.format(
