@@ -40,6 +40,9 @@ IN_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 RUN_TOKEN = f"rct{os.getpid()}"
 """Part of every name that this run creates on the machine (namespaces, pin directories); see `unique_name`."""
 
+OF_THE_SYSTEM = frozenset(f"{BPFFS}/{name}" for name in ("ip", "xdp", "tc", "tc/globals", "maps.debug", "progs.debug"))
+"""Folders and links that iproute2 makes when it loads an object, and what every bpffs holds: nobody's pins."""
+
 SETTLE_SECONDS = 5.0
 """How long the kernel may take to free what was closed (after a grace period, on a work queue)."""
 
@@ -124,7 +127,7 @@ class Footprint:
     def take(cls) -> Footprint:
         return cls(
             descriptors=_descriptors(),
-            pins=frozenset(path for path in _paths(BPFFS) if _is_ours(path)),
+            pins=frozenset(path for path in _paths(BPFFS) if _is_ours(path) and path not in OF_THE_SYSTEM),
             namespaces=frozenset(name for name in _names(NETNS) if _is_ours(name)),
             links=_bpftool_ids("link", ("xdp", "tcx")) if _alone() else frozenset(),
             programs=_bpftool_ids("prog", ("xdp", "sched_cls")) if _alone() else frozenset(),
