@@ -144,6 +144,7 @@ class HttpsServer:
 class Handler(BaseHTTPRequestHandler):
     """Answers requests, after the server's fault had its turn."""
 
+    disable_nagle_algorithm = True  # as real servers do; head and body would lie 40 ms apart
     protocol_version = "HTTP/1.1"
     server: _Server
     body: bytes = b""
