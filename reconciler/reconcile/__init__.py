@@ -10,7 +10,7 @@ from reconciler.reconcile._loop import Agent, Schedule, answer_of, phase_of
 from reconciler.reconcile._operations import accept, resume, suspend, teardown
 from reconciler.reconcile._parts import Answer, Clock, PackageSource, Parts, PassResult, Request, Wanted
 from reconciler.reconcile._pass import Pass
-from reconciler.reconcile._poller import InlinePoller, Poller, ThreadPoller
+from reconciler.reconcile._poller import InlinePoller, Poller, ThreadPoller, ask
 
 __all__ = [
     "Agent",
@@ -28,6 +28,7 @@ __all__ = [
     "Wanted",
     "accept",
     "answer_of",
+    "ask",
     "context_digest",
     "judge",
     "last_good",

@@ -55,7 +55,7 @@ def _suspension(ledger: Ledger) -> Suspension | None:
 def _poll(ledger: Ledger) -> Wanted | None:
     """Ask the source; None when what was applied last is still what counts."""
     parts = ledger.parts
-    answer = ledger.request.answer or ask(parts.source)
+    answer = ledger.request.answer or ask(parts.source, expecting=True)
     if isinstance(answer.error, SourceError):
         ledger.source_failed(answer.error)
         return None

@@ -150,7 +150,8 @@ class Agent:
         self.poller = poller or InlinePoller(parts.source)
         self.waiting: list[Command] = []  # for the answer to the question under way
         self.later: list[Command] = []  # for the next one: they came while that was under way
-        self.again = False
+        self.again = False  # ask once more: a SIGHUP came while a question was under way
+        self.expecting = False  # somebody says that there is something new
         self.sensor = sensor
         self.open_watches = open_watches
         self.report = report
@@ -187,6 +188,7 @@ class Agent:
             if wake.stop:
                 return
             self.again = self.again or (wake.poll and self.poller.busy)
+            self.expecting = self.expecting or wake.poll
             self.schedule.woken(clock.monotonic(), changed=wake.changed, poll=wake.poll)
 
     def _booted(self) -> bool:
@@ -217,7 +219,8 @@ class Agent:
             return answer
         self.waiting, self.later = self.later, []
         if self._may_ask():
-            self.poller.ask()
+            expecting, self.expecting = self.expecting or bool(self.waiting), False
+            self.poller.ask(expecting=expecting)
             return self.poller.take()
         waiting, self.waiting = self.waiting, []
         for command in waiting:

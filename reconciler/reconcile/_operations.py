@@ -35,7 +35,7 @@ def accept(parts: Parts, commit: str, *, reason: str, by: str, known: Answer | N
     control = _control(parts)
     if control.torn_down or _suspended(control, parts):
         raise SuspendedError("no commits are taken on this host now; `reconciler resume` first")
-    answer = known or ask(parts.source)
+    answer = known or ask(parts.source, expecting=True)
     if answer.error is not None:
         raise answer.error
     head = answer.head

@@ -23,9 +23,16 @@ if TYPE_CHECKING:
     from reconciler.source import Source
 
 
-def ask(source: Source) -> Answer:
-    """What the source advertises, fetched; an error is an answer too."""
+def ask(source: Source, *, expecting: bool) -> Answer:
+    """What the source advertises, fetched; an error is an answer too.
+
+    Args:
+        source: who is asked.
+        expecting: something new is likely: fetch at once; else ask first, which is all that most polls need.
+    """
     try:
+        if expecting:
+            return Answer(head=source.pull())
         head = source.resolve()
         source.fetch(head)
     except Exception as error:  # noqa: BLE001  # a pass reports it, in the thread that may
@@ -40,8 +47,8 @@ class Poller(Protocol):
     def busy(self) -> bool:
         """Whether a question is under way or its answer not taken yet, or maintenance is under way."""
 
-    def ask(self) -> None:
-        """Begin; only while not `busy`."""
+    def ask(self, *, expecting: bool) -> None:
+        """Begin, as the function `ask`; only while not `busy`."""
 
     def take(self) -> Answer | None:
         """The answer, once."""
@@ -67,9 +74,9 @@ class InlinePoller:
         self._answer: Answer | None = None
         self._failure: ReconcilerError | None = None
 
-    def ask(self) -> None:
+    def ask(self, *, expecting: bool) -> None:
         """Ask, and wait for the answer."""
-        self._answer = ask(self._source)
+        self._answer = ask(self._source, expecting=expecting)
 
     def take(self) -> Answer | None:
         """The answer, once."""
@@ -105,9 +112,9 @@ class ThreadPoller:
         """Whether a question is under way or its answer not taken yet, or maintenance is under way."""
         return self._asked is not None or (self._maintained is not None and not self._maintained.done())
 
-    def ask(self) -> None:
+    def ask(self, *, expecting: bool) -> None:
         """Begin; the loop is woken at the end."""
-        self._asked = self._pool.submit(ask, self._source)
+        self._asked = self._pool.submit(ask, self._source, expecting=expecting)
         self._asked.add_done_callback(lambda _: self._wake())
 
     def take(self) -> Answer | None:

@@ -28,6 +28,9 @@ MAX_PACKS: Final = 50
 SHORT_LINE: Final = 16
 """Commits that are looked at one by one before git is asked."""
 
+_NOT_AGAIN: Final = frozenset({"SourceTooLarge", "ShallowSource"})
+"""Reasons for which nothing is asked a second time."""
+
 _ADVERTISED: Final = re.compile(rb"([0-9a-f]{40}|[0-9a-f]{64})\t(.+)")
 _SPACES: Final = {"refs/heads/": "--heads", "refs/tags/": "--tags"}
 
@@ -35,10 +38,10 @@ _SPACES: Final = {"refs/heads/": "--heads", "refs/tags/": "--tags"}
 class Source:
     """The Git source of this host; made by `open_source`, ended by `close`.
 
-    Commits are named by full ids. Nothing but `resolve`, `fetch` and `probe` talks to the network. The local
-    repository comes into being with the first `resolve`, which tells its object format.
+    Commits are named by full ids. Nothing but `resolve`, `fetch`, `pull` and `probe` talks to the network. The
+    local repository comes into being with the first `resolve`, which tells its object format.
 
-    One thread may `resolve`, `fetch` and `maintain` while another one reads and probes.
+    One thread may `resolve`, `fetch`, `pull` and `maintain` while another one reads and probes.
     """
 
     def __init__(self, settings: SourceSettings, directory: Path) -> None:
@@ -47,6 +50,7 @@ class Source:
         self._runner = GitRunner(directory)
         self._local = LocalRepository(directory, self._runner, settings.limits)
         self._patience = 0
+        self._answers = True  # what the last question found
         self._objects = self._reader()
 
     def close(self) -> None:
@@ -82,7 +86,9 @@ class Source:
             SourceError: reasons SourceUnavailable, SourceTimeout, AuthenticationFailed, HostKeyRefused, TlsRefused,
                 RedirectRefused, NotARepository, RefMissing, ObjectFormatChanged and others; see `_remote.py`.
         """
+        self._answers = False
         commit = self._advertised(self._settings.limits.resolve_timeout)
+        self._answers = True
         self._local.ensure(len(commit))
         return commit
 
@@ -107,6 +113,35 @@ class Source:
         self._local.require()
         if self.marked(Mark.CANDIDATE) == commit:
             return
+        got = self._bring(self._settings.limits.fetch_timeout)
+        if got != commit:
+            raise moved(commit, got)
+
+    def pull(self) -> str:
+        """`resolve` and `fetch` over one connection, for whoever expects something new; returns the commit.
+
+        Where that fails, or takes longer than a question may, both are asked one by one: their errors say more (such as
+        how long a server wants to be left alone), and a fetch has more time.
+
+        Raises:
+            SourceError: those of `resolve` and `fetch`.
+        """
+        if self._answers and self._local.id_length() is not None:
+            self._answers = False
+            try:
+                commit = self._bring(self._settings.limits.resolve_timeout)
+            except SourceError as error:
+                if error.reason in _NOT_AGAIN:
+                    raise
+            else:
+                self._answers = True
+                return commit
+        commit = self.resolve()
+        self.fetch(commit)
+        return commit
+
+    def _bring(self, timeout: float) -> str:
+        """Fetch what the ref names now, which becomes the candidate."""
         with self._local.writing():
             self._local.sweep()
             # Without the candidate: another one is about to take its place.
@@ -118,7 +153,7 @@ class Source:
                 *FETCH,
                 self._settings.url,
                 f"+{self._settings.ref}:{reference(Mark.CANDIDATE)}",
-                timeout=self._settings.limits.fetch_timeout,
+                timeout=timeout,
                 remote=remote,
                 watch=self._local.watch_size,
             )
@@ -137,10 +172,9 @@ class Source:
                 f"fetch: expected {self._settings.ref} with its whole history; the source is shallow or keeps it back",
                 reason="ShallowSource",
             )
-        if got != commit:
-            raise moved(commit, got)
         with contextlib.closing(self._reader()) as reader:
-            reader.one(commit, "commit", self._settings.limits.commit_bytes)
+            reader.one(got, "commit", self._settings.limits.commit_bytes)
+        return got
 
     def _advertised(self, timeout: float) -> str:
         ref = self._settings.ref
@@ -160,12 +194,13 @@ class Source:
             "--end-of-options",
             self._settings.url,
             ref,
+            f"{ref}^{{}}",  # what an annotated tag names, too: else it would look like a commit
             timeout=timeout,
             remote=remote,
         )
         if done.code != 0:
             raise explain(f"poll {ref}", done, remote)
-        # The pattern also matches longer names that end like the ref, and a tag comes with its peeled twin.
+        # The patterns also match longer names that end like the ref.
         found = [match for line in done.output.splitlines() if (match := _ADVERTISED.fullmatch(line))]
         commits = {match[1].decode() for match in found if match[2] == ref.encode()}
         if not commits:

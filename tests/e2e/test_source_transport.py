@@ -145,6 +145,72 @@ def test_a_poll_is_one_connection_of_a_few_hundred_bytes_and_unchanged_means_no_
         assert https.requests == []
 
 
+def test_whoever_expects_something_asks_and_fetches_over_one_connection(
+    https: HttpsServer, repository: GitRepository, tmp_path: Path
+) -> None:
+    with closing(over_https(https, tmp_path)) as source:
+        assert source.pull() == repository.head()
+        head = repository.commit(FILES | {"chains/other.yaml": b"kind: Chain\n"})
+        https.requests.clear()
+        assert source.pull() == head
+        assert [request.method for request in https.requests] == ["GET", "POST", "POST"]
+        assert "chains/other.yaml" in source.checkout(head).files
+        https.requests.clear()
+        assert source.pull() == head
+        assert [request.method for request in https.requests] == ["GET", "POST"]
+
+
+def test_a_pull_that_fails_says_what_a_poll_would(
+    https: HttpsServer, repository: GitRepository, tmp_path: Path
+) -> None:
+    with closing(over_https(https, tmp_path)) as source:
+        source.pull()
+        https.fault = status(429, Retry_After="70")
+        for requests in (2, 1):  # the second time nothing is fetched before it answers again
+            https.requests.clear()
+            with pytest.raises(SourceError) as caught:
+                source.pull()
+            assert (caught.value.reason, caught.value.retry_after) == ("SourceThrottled", 70)
+            assert len(https.requests) == requests
+        https.fault = None
+        head = repository.commit(FILES | {"chains/other.yaml": b"kind: Chain\n"})
+        assert source.pull() == head
+        repository.git("update-ref", "-d", MAIN)
+        with pytest.raises(SourceError) as caught:
+            source.pull()
+        assert caught.value.reason == "RefMissing"
+        repository.git("update-ref", MAIN, head)
+        assert source.pull() == head
+
+
+def test_a_pull_refuses_an_annotated_tag(https: HttpsServer, repository: GitRepository, tmp_path: Path) -> None:
+    repository.git("tag", "v1")
+    settings = SourceSettings(url=https.url("policy.git"), ref="refs/tags/v1", auth=SourceAuth(ca_file=https.ca_file))
+    with closing(open_source(settings, tmp_path / "git")) as source:
+        source.pull()
+        repository.git("tag", "-f", "-a", "-m", "a tag", "v1")
+        with pytest.raises(SourceError) as caught:
+            source.pull()
+        assert caught.value.reason == "RefRefused"
+
+
+def test_a_pull_that_takes_too_long_becomes_a_question_and_a_fetch(
+    https: HttpsServer, repository: GitRepository, tmp_path: Path
+) -> None:
+    with closing(over_https(https, tmp_path, resolve_timeout=5.0)) as source:
+        source.pull()
+        head = repository.commit(FILES | {"chains/other.yaml": b"kind: Chain\n"})
+        stalled: list[Handler] = []
+
+        def first(handler: Handler) -> bool:
+            stalled.append(handler)
+            return len(stalled) == 1 and stall()(handler)
+
+        https.fault = fetching(first)
+        assert source.pull() == head
+        assert len(stalled) == 2
+
+
 def test_a_client_certificate_is_presented(repository: GitRepository, tmp_path: Path) -> None:
     clients = Authority.make(tmp_path, "clients")
     certificate, key = clients.issue(tmp_path, "client", host="agent")

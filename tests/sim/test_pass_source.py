@@ -413,6 +413,7 @@ def test_a_ref_that_moves_while_it_is_fetched_is_asked_for_again(edge: Host, mon
     edge.origin.commit(faster())
     with monkeypatch.context() as patch:
         patch.setattr(source, "fetch", moved)
+        patch.setattr(source, "pull", lambda: source.fetch(source.resolve()))
         result = edge.apply()
         assert (result.status.reason, result.status.exit_code) == ("SourceMoved", 1)
         assert result.retry_now

@@ -30,6 +30,7 @@ class SlowPoller:
 
     host: Host
     asked: int = 0
+    expected: list[bool] = field(default_factory=list)
     under_way: Answer | None = None
     ready: Answer | None = None
     maintaining: bool = False
@@ -41,10 +42,11 @@ class SlowPoller:
     def busy(self) -> bool:
         return self.under_way is not None or self.ready is not None or self.maintaining
 
-    def ask(self) -> None:
+    def ask(self, *, expecting: bool) -> None:
         assert not self.busy
         self.asked += 1
-        self.under_way = ask(self.host.parts().source)
+        self.expected.append(expecting)
+        self.under_way = ask(self.host.parts().source, expecting=expecting)
 
     def take(self) -> Answer | None:
         ready, self.ready = self.ready, None
@@ -168,7 +170,7 @@ def test_a_signal_during_a_question_asks_again(edge: Host) -> None:
         return Wake(poll=True)
 
     done = one.run(push, one.poller.arrive, LOOK, one.poller.arrive)
-    assert done.poller.asked == 2
+    assert done.poller.expected == [False, True]
     assert edge.applied == head[0]
 
 
@@ -210,7 +212,7 @@ def test_a_suspended_host_asks_nobody(edge: Host) -> None:
     done = one.run(apply.wake, resume.wake, one.poller.arrive)
     assert apply.answer()["status"]["reason"] == "Suspended"
     assert resume.answer()["status"]["reason"] == "InSync"
-    assert done.poller.asked == 1
+    assert done.poller.expected == [True]
 
 
 def test_a_suspension_that_ended_by_itself_stops_no_question(edge: Host) -> None:

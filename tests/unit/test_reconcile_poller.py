@@ -40,6 +40,9 @@ class SlowSource:
     def fetch(self, commit: str) -> None:
         self.fetched.append(commit)
 
+    def pull(self) -> str:
+        return self.resolve()
+
     def maintain(self) -> bool:
         self.threads.add(threading.current_thread().name)
         if self.broken is not None:
@@ -65,7 +68,7 @@ def test_the_loop_goes_on_until_the_answer_is_there() -> None:
     poller, woken = thread_poller(source)
     with closing(poller):
         assert not busy(poller)
-        poller.ask()
+        poller.ask(expecting=False)
         assert busy(poller)
         assert poller.take() is None
         assert not woken.is_set()
@@ -88,13 +91,13 @@ def test_errors_and_defects_are_answers() -> None:
         source = SlowSource(broken=broken)
         source.let_go.set()
         inline = InlinePoller(cast("Source", source))
-        inline.ask()
+        inline.ask(expecting=False)
         assert inline.take() == Answer(error=broken)
         assert inline.take() is None
         inline.close()
         poller, woken = thread_poller(source)
         with closing(poller):
-            poller.ask()
+            poller.ask(expecting=False)
             assert woken.wait(SECONDS)
             assert poller.take() == Answer(error=broken)
 
@@ -118,7 +121,7 @@ def test_what_maintenance_ended_with_is_told_once() -> None:
 def test_closing_ends_what_is_under_way() -> None:
     source = SlowSource()
     poller, woken = thread_poller(source)
-    poller.ask()
+    poller.ask(expecting=False)
     poller.close()
     assert woken.is_set()
     answer = poller.take()
