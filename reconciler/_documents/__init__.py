@@ -8,7 +8,7 @@ from reconciler._documents._fields import Field, fields_of
 from reconciler._documents._glob import Effort, EffortError, Glob, GlobError, parse_glob
 from reconciler._documents._schema import API_VERSION, one_of, schema_of, show, validate
 from reconciler._documents._text import parse_address, parse_duration, parse_share
-from reconciler._documents._yaml import Document, Position, escape, read_documents
+from reconciler._documents._yaml import Document, escape, read_documents
 
 __all__ = [
     "API_VERSION",
@@ -18,7 +18,6 @@ __all__ = [
     "Field",
     "Glob",
     "GlobError",
-    "Position",
     "escape",
     "fields_of",
     "one_of",

@@ -25,6 +25,9 @@ Test: TypeAlias = "Callable[[Any], bool]"
 ANNOTATIONS: Final = frozenset({"$defs", "$schema", "default", "description", "examples", "title", "x-expected"})
 """Keywords that decide nothing."""
 
+_TOGETHER: Final = frozenset({"additionalProperties", "properties", "then"})
+"""Keywords that are looked at together with another one."""
+
 _TYPES: Final[dict[str, Test]] = {
     "object": lambda value: isinstance(value, dict),
     "array": lambda value: isinstance(value, list),
@@ -44,13 +47,27 @@ class Acceptor:
         self._named: dict[str, Test] = {}
         self.accepts: Test = self._compile(schema)
 
-    def _compile(self, schema: Schema) -> Test:
+    def _compile(self, schema: Schema | bool) -> Test:  # noqa: FBT001 - a schema that takes all, or nothing
+        if isinstance(schema, bool):
+            return lambda _: schema
         tests = tuple(self._tests(schema))
-        return lambda value: all(test(value) for test in tests)
+        if len(tests) == 1:
+            return tests[0]
+
+        def every(value: object) -> bool:
+            # Not all(…): a generator for each value of a document takes longer than the tests.
+            for test in tests:  # noqa: SIM110
+                if not test(value):
+                    return False
+            return True
+
+        return every
 
     def _tests(self, schema: Schema) -> Iterator[Test]:
+        if "properties" in schema or "additionalProperties" in schema:
+            yield self._fields(schema)
         for keyword, limit in schema.items():
-            if keyword in ANNOTATIONS or keyword == "then":
+            if keyword in ANNOTATIONS or keyword in _TOGETHER:
                 continue
             if keyword in _SIMPLE:
                 yield _SIMPLE[keyword](limit)
@@ -66,14 +83,21 @@ class Acceptor:
                     yield _items(self._compile(limit))
                 case "propertyNames":
                     yield _keys(self._compile(limit))
-                case "properties":
-                    yield _properties({name: self._compile(each) for name, each in limit.items()})
-                case "additionalProperties":
-                    yield _others(
-                        frozenset(schema.get("properties", ())), None if limit is False else self._compile(limit)
-                    )
                 case _:
                     raise NotImplementedError(f"the keyword {keyword!r} of a schema")
+
+    def _fields(self, schema: Schema) -> Test:
+        known = {name: self._compile(each) for name, each in schema.get("properties", {}).items()}
+        other = self._compile(schema.get("additionalProperties", True))
+
+        def fields(value: object) -> bool:
+            if isinstance(value, dict):
+                for name, item in value.items():
+                    if not known.get(name, other)(item):
+                        return False
+            return True
+
+        return fields
 
     def _reference(self, reference: str) -> Test:
         # Looked up when used: a definition may refer to itself.
@@ -151,17 +175,3 @@ def _items(test: Test) -> Test:
 
 def _keys(test: Test) -> Test:
     return lambda value: not isinstance(value, dict) or all(test(key) for key in value)
-
-
-def _properties(tests: dict[str, Test]) -> Test:
-    return lambda value: (
-        not isinstance(value, dict) or all(test(value[name]) for name, test in tests.items() if name in value)
-    )
-
-
-def _others(known: frozenset[str], test: Test | None) -> Test:
-    if test is None:
-        return lambda value: not isinstance(value, dict) or known.issuperset(value)
-    return lambda value: (
-        not isinstance(value, dict) or all(test(item) for name, item in value.items() if name not in known)
-    )

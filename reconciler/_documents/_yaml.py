@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import yaml
 
@@ -39,8 +39,13 @@ MAX_FINDINGS = 100
 INT_MIN, INT_MAX = -(1 << 63), (1 << 64) - 1
 """Integers beyond 64 bits are written as text; nothing of ours holds them, and readers of JSON round them."""
 
+START = (1, 1)
+"""Where a file begins."""
+
 _INTEGER = re.compile(r"-?(?:0|[1-9][0-9]*)", re.ASCII)
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?", re.ASCII)
+_STARTS = frozenset("-0123456789")
+"""How a number starts: most text does not, and looking is quicker than matching."""
 _CONSTANTS: dict[str, Json] = {"true": True, "false": False, "null": None, "": None}
 
 # C0 and C1 controls but tab, line feed and carriage return; a byte order mark; bidirectional overrides and isolates,
@@ -51,12 +56,9 @@ _FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufeff\u202a-\u202e
 _LOADER: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
-    """A place in a file, both 1-based."""
-
-    line: int
-    column: int
+Position: TypeAlias = tuple[int, int]
+"""A place in a file, line and column, both 1-based. Tuples of numbers, because there is one for every value and every
+key: the garbage collector forgets those."""
 
 
 @dataclass(slots=True)
@@ -85,9 +87,9 @@ class Document:
         while place is None:
             place = self.values.get(near)
             if place is None and not near:
-                place = Position(1, 1)
+                place = START
             near = near.rpartition("/")[0]
-        return Diagnostic(message=message, file=self.file, line=place.line, column=place.column, pointer=pointer)
+        return Diagnostic(message=message, file=self.file, line=place[0], column=place[1], pointer=pointer)
 
     def believable(self, pointer: str) -> bool:
         """Whether neither the value at `pointer` nor anything around or below it is broken."""
@@ -120,16 +122,15 @@ def read_documents(data: bytes, *, file: str) -> tuple[tuple[Document, ...], tup
         return (), findings
     builder = _Builder(file)
     try:
-        for event in yaml.parse(text, Loader=_LOADER):
-            builder.take(event)
+        builder.read(_LOADER(text))
     except yaml.MarkedYAMLError as error:
         builder.syntax_error(error)
     except _StopReadingError:
         pass
     except yaml.YAMLError as error:
-        builder.report(f"expected YAML, got something else: {error}", Position(1, 1), ends=True)
+        builder.report(f"expected YAML, got something else: {error}", START, ends=True)
     if not builder.documents and not builder.findings:
-        builder.report("expected at least one document, got an empty file; delete it or fill it", Position(1, 1))
+        builder.report("expected at least one document, got an empty file; delete it or fill it", START)
     return tuple(builder.documents), tuple(builder.findings)
 
 
@@ -169,6 +170,8 @@ class _Frame:
     container: dict[str, Json] | list[Json]
     key: str | None = None
     """The key whose value comes next, mappings only."""
+    at: str = ""
+    """The pointer that this key leads to."""
     drop_value: bool = False
     """The key was refused, so its value is dropped."""
 
@@ -192,37 +195,34 @@ class _Builder:
         if len(self.findings) >= MAX_FINDINGS and not ends:
             return
         self.findings.append(
-            Diagnostic(message=message, file=self.file, line=place.line, column=place.column, pointer=pointer)
+            Diagnostic(message=message, file=self.file, line=place[0], column=place[1], pointer=pointer)
         )
 
     def syntax_error(self, error: yaml.MarkedYAMLError) -> None:
         mark = error.problem_mark or error.context_mark
-        place = Position(mark.line + 1, mark.column + 1) if mark is not None else Position(1, 1)
+        place = (mark.line + 1, mark.column + 1) if mark is not None else START
         context = f" ({error.context})" if error.context else ""
         self.report(f"expected YAML, got: {error.problem or 'something else'}{context}", place, ends=True)
         # What was read of this document stays out: half a document must not be mistaken for a whole one.
 
-    def take(self, event: yaml.Event) -> None:
-        mark = event.start_mark
-        place = Position(mark.line + 1, mark.column + 1) if mark is not None else Position(1, 1)
-        match event:
-            case yaml.DocumentStartEvent():
-                self._start_document(event, place)
-            case yaml.DocumentEndEvent():
-                self.documents.append(self._document)
-            case yaml.NodeEvent():
-                self._count(place)
+    def read(self, loader: Any) -> None:  # noqa: ANN401 - either of PyYAML's, which have no common type
+        """Take every event; what most of them are is looked for first."""
+        while (event := loader.get_event()) is not None:
+            mark = event.start_mark
+            place = (mark.line + 1, mark.column + 1) if mark is not None else START
+            if isinstance(event, yaml.NodeEvent):
+                self._nodes += 1
+                if self._nodes > MAX_NODES:
+                    message = f"expected at most {MAX_NODES} values in a file, got more; split the file"
+                    self.report(message, place, ends=True)
+                    raise _StopReadingError
                 self._node(event, place)
-            case yaml.MappingEndEvent() | yaml.SequenceEndEvent():
+            elif isinstance(event, yaml.CollectionEndEvent):
                 self._end()
-            case _:
-                pass
-
-    def _count(self, place: Position) -> None:
-        self._nodes += 1
-        if self._nodes > MAX_NODES:
-            self.report(f"expected at most {MAX_NODES} values in a file, got more; split the file", place, ends=True)
-            raise _StopReadingError
+            elif isinstance(event, yaml.DocumentStartEvent):
+                self._start_document(event, place)
+            elif isinstance(event, yaml.DocumentEndEvent):
+                self.documents.append(self._document)
 
     def _start_document(self, event: yaml.DocumentStartEvent, place: Position) -> None:
         if len(self.documents) >= MAX_DOCUMENTS:
@@ -242,59 +242,55 @@ class _Builder:
                 self._check_depth(place)
             return
         frame = self._stack[-1] if self._stack else None
-        if frame is not None and isinstance(frame.container, dict) and frame.key is None:
+        if frame is None:
+            pointer = ""
+        elif isinstance(frame.container, list):
+            pointer = self._pointer(frame, str(len(frame.container)), place)
+        elif frame.key is None:
             self._key_or_dropped(frame, event, place)
             return
-        pointer = self._next_pointer(frame, place)
+        else:
+            pointer = frame.at
         self._document.values[pointer] = place
-        self._check_node(event, place, pointer)
-        if isinstance(event, yaml.CollectionStartEvent):
+        if event.anchor is not None or getattr(event, "tag", None) is not None:
+            self._refuse_node(event, place, pointer)
+        if isinstance(event, yaml.ScalarEvent):
+            self._put(self._scalar(event, place, pointer))
+        elif isinstance(event, yaml.CollectionStartEvent):
             self._open(event, place, pointer)
         else:
-            self._put(self._scalar(event, place, pointer) if isinstance(event, yaml.ScalarEvent) else None)
+            self._put(None)
 
     def _key_or_dropped(self, frame: _Frame, event: yaml.NodeEvent, place: Position) -> None:
         # Where a key was refused, its value is skipped, however deep it is.
         if frame.drop_value:
             frame.drop_value = False
+        elif self._key(frame, event, place):
+            return
         else:
-            key = self._key(frame, event, place)
-            if key is not None:
-                frame.key = key
-                self._document.keys[f"{frame.pointer}/{escape(key)}"] = place
-                return
             frame.drop_value = True
         if isinstance(event, yaml.CollectionStartEvent):
             self._skip = 1
 
-    def _check_node(self, event: yaml.NodeEvent, place: Position, pointer: str) -> None:
-        problem = None
+    def _refuse_node(self, event: yaml.NodeEvent, place: Position, pointer: str) -> None:
         if isinstance(event, yaml.AliasEvent):
             problem = f"expected a value, got the alias *{event.anchor}; write the value itself"
         elif event.anchor is not None:
             problem = f"expected no anchors, got &{event.anchor}; remove it"
-        if problem is None and getattr(event, "tag", None) is not None:
+        else:
             problem = f"expected no tags, got {event.tag}; remove it"  # type: ignore[attr-defined]  # not on aliases
-        if problem is not None:
-            self.report(problem, place, pointer)
-            self._document.broken.add(pointer)
+        self.report(problem, place, pointer)
+        self._document.broken.add(pointer)
 
-    def _next_pointer(self, frame: _Frame | None, place: Position) -> str:
-        if frame is None:
-            return ""
-        part = str(len(frame.container)) if isinstance(frame.container, list) else frame.key or ""
-        return self._pointer(frame, part, place)
-
-    def _pointer(self, frame: _Frame, part: str, place: Position) -> str:
-        token = escape(part)
+    def _pointer(self, frame: _Frame, token: str, place: Position) -> str:
         self._pointers += len(frame.pointer) + len(token) + 1
         if self._pointers > MAX_POINTERS:
             self.report("expected shorter keys, got long ones around many values; shorten them", place, ends=True)
             raise _StopReadingError
         return f"{frame.pointer}/{token}"
 
-    def _key(self, frame: _Frame, event: yaml.NodeEvent, place: Position) -> str | None:
-        """The key, None if it is refused."""
+    def _key(self, frame: _Frame, event: yaml.NodeEvent, place: Position) -> bool:
+        """Whether the key is taken; else it is reported."""
         problem = None
         if not isinstance(event, yaml.ScalarEvent):
             what = "an alias" if isinstance(event, yaml.AliasEvent) else "a collection"
@@ -303,22 +299,27 @@ class _Builder:
             problem = "expected a key without anchor or tag, got one; remove it"
         elif event.value == "<<" and event.implicit[0]:
             problem = "expected no merge keys, got <<; write the fields out"
-        elif _FORBIDDEN.search(event.value):
+        elif not event.implicit[0] and _FORBIDDEN.search(event.value):
+            # Plain text holds what the file holds, which was looked at; only in quotes are there escapes.
             problem = "expected printable text as key, got control characters"
         else:
-            key: str = event.value
-            pointer = self._pointer(frame, key, place)
-            first = self._document.keys.get(pointer)
-            if first is None:
-                return key
-            # It breaks its own pointer only, so the fields around it are still checked.
-            message = f"expected each key once, got {key!r} again; it stands in line {first.line} already"
-            self.report(message, place, pointer)
-            self._document.broken.add(pointer)
-            return None
+            return self._good_key(frame, event.value, place)
         self.report(problem, place, frame.pointer)
         self._document.incomplete.add(frame.pointer)
-        return None
+        return False
+
+    def _good_key(self, frame: _Frame, key: str, place: Position) -> bool:
+        pointer = self._pointer(frame, escape(key), place)
+        first = self._document.keys.get(pointer)
+        if first is None:
+            frame.key, frame.at = key, pointer
+            self._document.keys[pointer] = place
+            return True
+        # It breaks its own pointer only, so the fields around it are still checked.
+        message = f"expected each key once, got {key!r} again; it stands in line {first[0]} already"
+        self.report(message, place, pointer)
+        self._document.broken.add(pointer)
+        return False
 
     def _open(self, event: yaml.CollectionStartEvent, place: Position, pointer: str) -> None:
         container: dict[str, Json] | list[Json] = {} if isinstance(event, yaml.MappingStartEvent) else []
@@ -357,7 +358,7 @@ class _Builder:
             return text
         if text in _CONSTANTS:
             return _CONSTANTS[text]
-        if not _NUMBER.fullmatch(text):
+        if text[0] not in _STARTS or not _NUMBER.fullmatch(text):
             return text
         number = _number(text)
         if number is None:
