@@ -137,9 +137,10 @@ class _Rules:
 
     def _get(self, pointer: str) -> Any:  # noqa: ANN401 - whatever a document holds
         """The value at `pointer`, None if there is none or it has a finding, at or below it."""
-        prefix = f"{pointer}/"
-        if any(bad.startswith(prefix) for bad in self._bad) or self._document.within_broken(pointer):
-            return None
+        if self._bad or self._document.broken:  # few documents have a finding, and each has many values
+            prefix = f"{pointer}/"
+            if any(bad.startswith(prefix) for bad in self._bad) or self._document.within_broken(pointer):
+                return None
         return self._raw(pointer)
 
     def _raw(self, pointer: str) -> Any:  # noqa: ANN401 - whatever a document holds

@@ -26,7 +26,7 @@ from reconciler.model import (
     HookKind,
     HostFacts,
     digest_of_builtins,
-    to_builtins,
+    record_builtins,
 )
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def desired_of(repository: str, chains: Iterable[Chain], *, allow_empty: bool) -
 
 def state_digest(desired: DesiredState) -> str:
     """Of the canonical desired state of one host: globs unexpanded, nothing that is for people only."""
-    plain = to_builtins(desired)
+    plain = record_builtins(desired)
     for chain in plain["chains"]:
         chain["file"] = ""
         del chain["acknowledge"]

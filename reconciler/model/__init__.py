@@ -37,6 +37,7 @@ from reconciler.model._encoding import (
     digest_of_builtins,
     encode_json,
     encode_record,
+    record_builtins,
     to_builtins,
 )
 from reconciler.model._families import (
@@ -225,5 +226,6 @@ __all__ = [
     "encode_json",
     "encode_record",
     "family_of",
+    "record_builtins",
     "to_builtins",
 ]

@@ -45,13 +45,18 @@ def encode_record(value: object) -> bytes:
     return msgspec.json.encode(value, order="sorted")
 
 
+def record_builtins(value: object) -> Any:  # noqa: ANN401  # any JSON value, as its callers know
+    """As `to_builtins` and many times faster, for what `encode_record` takes."""
+    return msgspec.to_builtins(value)
+
+
 def digest_of(value: object) -> str:
     """sha256 hex over `encode_json(value)`."""
     return hashlib.sha256(encode_json(value)).hexdigest()
 
 
 def digest_of_builtins(plain: object) -> str:
-    """`digest_of` of what `to_builtins` made, perhaps with something taken out."""
+    """`digest_of` of what `to_builtins` or `record_builtins` made, perhaps with something taken out."""
     return hashlib.sha256(msgspec.json.encode(plain, order="sorted")).hexdigest()
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Literal
 
-from reconciler.model import FAMILIES, OnBroken, TcEnd, TcHook, XdpHook, encode_json
+from reconciler.model import FAMILIES, OnBroken, TcEnd, TcHook, XdpHook, encode_record
 from reconciler.review._effects import Effects, Note, Sided, compare_settings
 from reconciler.review._signers import compare_signers
 from reconciler.review._state import state_losses
@@ -69,7 +69,7 @@ def _words(value: object) -> str | None:
 
 def content(chain: Chain) -> bytes:
     """Everything of a chain that hosts look at: equal bytes, equal chain."""
-    return encode_json(replace(chain, file="", acknowledge=()))
+    return encode_record(replace(chain, file="", acknowledge=()))
 
 
 def pairs(before: Mapping[str, Chain], after: Mapping[str, Chain]) -> tuple[Pair, ...]:
@@ -87,7 +87,8 @@ def pairs(before: Mapping[str, Chain], after: Mapping[str, Chain]) -> tuple[Pair
     found += [
         Pair(before=chain, after=after[name])
         for name, chain in before.items()
-        if name in after and content(chain) != content(after[name])
+        # Files that do not change are read once, so most chains are the same object.
+        if name in after and chain is not after[name] and content(chain) != content(after[name])
     ]
     return tuple(sorted(found, key=lambda pair: pair.chain.name))
 
@@ -266,11 +267,11 @@ def _members(before: Chain, after: Chain, old: Packages, new: Packages, done: Co
 
 def _renamed(was: Mapping[str, Member], now: Mapping[str, Member]) -> dict[str, str]:
     """Old name to new name of members that differ in nothing else."""
-    free = {encode_json(replace(member, name="")): name for name, member in now.items() if name not in was}
+    free = {encode_record(replace(member, name="")): name for name, member in now.items() if name not in was}
     found = {}
     for name, member in was.items():
         if name not in now:
-            later = free.pop(encode_json(replace(member, name="")), None)
+            later = free.pop(encode_record(replace(member, name="")), None)
             if later is not None:
                 found[name] = later
     return found

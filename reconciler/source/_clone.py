@@ -64,6 +64,7 @@ class Clone:
             {"GIT_OBJECT_DIRECTORY": str(self._scratch), "GIT_ALTERNATE_OBJECT_DIRECTORIES": alternate},
         )
         self._objects = ObjectReader(self._runner, timeout=self._limits.read_timeout)
+        self._blobs: dict[str, bytes] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -159,7 +160,7 @@ class Clone:
         return self._checkout(merge.tree, name)
 
     def _checkout(self, tree: str, name: str) -> Checkout:
-        reader = TreeReader(self._objects, self._limits, tree)
+        reader = TreeReader(self._objects, self._limits, tree, self._blobs)
         files, problems = reader.manifests((CHAINS, HOSTS))
         return Checkout(commit=name, files=files, problems=problems, blobs=reader.blob)
 

@@ -64,12 +64,19 @@ class _Findings:
 
 
 class TreeReader:
-    """Reads one commit's files through an `ObjectReader`."""
+    """Reads one commit's files through an `ObjectReader`.
 
-    def __init__(self, objects: ObjectReader, limits: SourceLimits, root: str) -> None:
+    `known` holds blobs that were read before, by id; what is read now is added. The files of two commits are the same
+    ones for the most part.
+    """
+
+    def __init__(
+        self, objects: ObjectReader, limits: SourceLimits, root: str, known: dict[str, bytes] | None = None
+    ) -> None:
         self._objects = objects
         self._limits = limits
         self._root = root
+        self._known = {} if known is None else known
 
     def manifests(self, folders: tuple[str, ...] = (CHAINS,)) -> tuple[dict[str, bytes], tuple[Diagnostic, ...]]:
         """The manifests by path, in order of paths, and what could not be taken.
@@ -184,10 +191,13 @@ class TreeReader:
 
     def _load(self, blobs: dict[str, str], findings: _Findings) -> dict[str, bytes]:
         paths = sorted(blobs)
-        sizes = self._objects.sizes([blobs[path] for path in paths])
+        fresh = sorted({*blobs.values()} - self._known.keys())
+        sizes: dict[str, int | None] = {oid: len(content) for oid, content in self._known.items()}
+        sizes.update(zip(fresh, self._objects.sizes(fresh), strict=True))
         wanted: list[str] = []
         total = 0
-        for path, size in zip(paths, sizes, strict=True):
+        for path in paths:
+            size = sizes[blobs[path]]
             if size is None:
                 raise SourceError(f"{path}: expected the file's content in the repository", reason="ObjectMissing")
             if size > self._limits.file_bytes:
@@ -198,10 +208,10 @@ class TreeReader:
                 findings.add(CHAINS, f"expected at most {self._limits.total_bytes} bytes in all manifests together")
                 break
             wanted.append(path)
-        oids = sorted({blobs[path] for path in wanted})
+        oids = sorted({blobs[path] for path in wanted} - self._known.keys())
         contents = self._objects.many(oids, "blob", self._limits.file_bytes, self._limits.total_bytes)
-        by_id = dict(zip(oids, contents, strict=True))
-        return {path: by_id[blobs[path]] for path in wanted}
+        self._known.update(zip(oids, contents, strict=True))
+        return {path: self._known[blobs[path]] for path in wanted}
 
 
 def _mode(mode: str) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 from reconciler import manifest
 from reconciler.errors import Diagnostic, Disposition, ManifestError
-from reconciler.model import Chain, DesiredState, HostFacts
+from reconciler.model import Chain, DesiredState, HostFacts, digest_of_builtins, to_builtins
 from tests.manifests import DB, EDGE, REPOSITORY, chain, files, member, text
 
 EDGE_CHAIN = text(chain("edge"))
@@ -56,6 +56,24 @@ def test_a_host_gets_the_chains_that_select_it_in_order() -> None:
     assert state.allow_empty is False
     assert names(state) == ["everywhere", "default", "late", "ingress", "egress"]
     assert names(manifest.parse(found, host=DB)) == ["everywhere", "default", "other"]
+
+
+def test_the_digest_of_a_state_is_that_of_its_canonical_json_without_what_is_for_people() -> None:
+    params = {"a": 1, "b": 1.5, "c": True, "d": "é", "e": [1, {"f": None}], "g": 2**64 - 1, "h": 1.0}
+    maps = {"ports": {"entries": [{"key": 443, "value": {"x": [0, -1]}}]}}
+    found = files(
+        chain("edge", members=[member(params=params, maps=maps)], health={"tcp": [{"connect": "10.0.0.1:443"}]}),
+        chain("tc", hook={"type": "tc", "interfaces": ["eth0"], "direction": "egress"}, stateScope="interface"),
+    )
+    state = manifest.parse(found, host=EDGE)
+    plain = to_builtins(state)
+    for each in plain["chains"]:
+        assert each["file"]
+        each["file"] = ""
+        del each["acknowledge"]
+    assert manifest.state_digest(state) == digest_of_builtins(plain)
+    # A host keeps digests on disk, so another version must not say another one.
+    assert manifest.state_digest(state) == ""
 
 
 def test_a_host_that_nothing_selects_gets_nothing() -> None:
