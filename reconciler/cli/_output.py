@@ -6,13 +6,13 @@ from __future__ import annotations
 import json
 import sys
 import threading
+from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from reconciler.model import ChangeKind, to_builtins
-from reconciler.status import clean
+from reconciler._words import clean
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -23,14 +23,15 @@ if TYPE_CHECKING:
 PROGRESS_AFTER: Final = 1.0
 """Seconds after which work says that it goes on, on a terminal only."""
 
-SIGNS: Final = {
-    ChangeKind.ADD: ("+", "green"),
-    ChangeKind.REPLACE: ("~", "yellow"),
-    ChangeKind.REMOVE: ("-", "red"),
-    ChangeKind.REPAIR: ("≠", "cyan"),
-    ChangeKind.EVICT: ("!", "magenta"),
-    ChangeKind.KEEP: (" ", None),
+SIGNS: Final[dict[str, tuple[str, str | None]]] = {
+    "add": ("+", "green"),
+    "replace": ("~", "yellow"),
+    "remove": ("-", "red"),
+    "repair": ("≠", "cyan"),
+    "evict": ("!", "magenta"),
+    "keep": (" ", None),
 }
+"""Of each `model.ChangeKind`; a test compares."""
 
 
 def say(text: str = "") -> None:
@@ -45,6 +46,8 @@ def note(text: str) -> None:
 
 def say_json(value: object) -> None:
     """`value` as indented JSON; control characters are escaped by the format itself."""
+    from reconciler.model import to_builtins  # noqa: PLC0415  # tables need no encoder
+
     click.echo(json.dumps(to_builtins(value), indent=2, ensure_ascii=True))
 
 
@@ -83,11 +86,13 @@ def progress(what: str) -> Iterator[None]:
 
 def say_plan(plan: Plan | dict[str, Any]) -> None:
     """A plan as a reviewer reads it: changes, drift apart from them, what is pending, what the kernel forces."""
+    from reconciler.model import to_builtins  # noqa: PLC0415
+
     raw = plan if isinstance(plan, dict) else {**to_builtins(plan), "digest": plan.digest}
     rows = [_change(change) for change in raw["changes"]]
     widths = [max((len(row[index]) for row in rows), default=0) for index in range(3)]
     for change, row in zip(raw["changes"], rows, strict=True):
-        sign, colour = SIGNS[ChangeKind(change["kind"])]
+        sign, colour = SIGNS[change["kind"]]
         cells = [cell.ljust(width) for cell, width in zip(row[:3], widths, strict=True)]
         say("  " + click.style("  ".join([f"{sign} {cells[0]}", *cells[1:], row[3]]).rstrip(), fg=colour))
     for title, key in (("drift, not caused by a commit:", "drift"), ("pending:", "pending")):
@@ -105,25 +110,15 @@ def _change(change: dict[str, Any]) -> tuple[str, str, str, str]:
     who = f"{change['chain']}/{change['member']}" if change["chain"] else ""
     packages = [text for text in (change["before"], change["after"]) if text]
     package = packages[0] if len(set(packages)) == 1 else " → ".join(packages)
-    detail = change["detail"] if change["kind"] != ChangeKind.KEEP else "as it is (loaded again with the others)"
+    detail = change["detail"] if change["kind"] != "keep" else "as it is (loaded again with the others)"
     return clean(change["where"]), clean(who), clean(package), clean(detail)
 
 
 def _summary(raw: dict[str, Any]) -> str:
     if not raw["steps"]:
         return f"Plan: nothing to do ({len(raw['pending'])} pending)." if raw["pending"] else "Plan: nothing to do."
-    counts = {kind: sum(change["kind"] == kind.value for change in raw["changes"]) for kind in ChangeKind}
-    words = [
-        f"{counts[kind]} to {word}"
-        for kind, word in (
-            (ChangeKind.ADD, "add"),
-            (ChangeKind.REPLACE, "replace"),
-            (ChangeKind.REMOVE, "remove"),
-            (ChangeKind.REPAIR, "repair"),
-            (ChangeKind.EVICT, "evict"),
-        )
-        if counts[kind]
-    ]
+    counts = Counter(change["kind"] for change in raw["changes"])
+    words = [f"{counts[kind]} to {kind}" for kind in SIGNS if counts[kind] and kind != "keep"]
     guard = raw["guard"]
     share = f", guardrail: {guard['removed']} of {guard['owned']} removed" if guard["removed"] else ""
     return (

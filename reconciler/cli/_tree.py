@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from reconciler import manifest
 from reconciler.errors import Diagnostic, InputError
-from reconciler.source import SourceLimits, name_problem
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,6 +27,8 @@ def read_tests(root: Path) -> tuple[dict[str, bytes], tuple[Diagnostic, ...]]:
 
 
 def _read_files(root: Path, paths: list[Path]) -> tuple[dict[str, bytes], tuple[Diagnostic, ...]]:
+    from reconciler.source import SourceLimits, name_problem  # noqa: PLC0415  # who reads one file needs no Git
+
     limits = SourceLimits()
     files: dict[str, bytes] = {}
     problems: list[Diagnostic] = []

@@ -13,34 +13,22 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from reconciler import _documents, manifest, packages, plan
+from reconciler import _documents, manifest
+from reconciler._words import clean
 from reconciler.cli._output import say, say_json
-from reconciler.cli._tree import read_file, read_tests, read_tree
-from reconciler.config import Guardrail, SecureConfig, SecureMode, parse_config, parse_tolerations
+from reconciler.cli._tree import read_file
 from reconciler.errors import ConfigError, Diagnostic, ExitCode, InputError
-from reconciler.model import (
-    Chain,
-    DesiredState,
-    Features,
-    Inventory,
-    Package,
-    PackageRef,
-    Signer,
-    Snapshot,
-)
-from reconciler.status import clean
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from reconciler.cli._group import Context
+
+# Editors and hooks call this for one file, again and again: what a kind of file needs is imported for that kind.
 
 ARCHIVE: Final = ".tar.gz"
 GZIP: Final = b"\x1f\x8b"
 """How every gzip file starts (RFC 1952), whatever its name; no YAML does."""
-PACKAGE_FILE: Final = "package.yaml"
-NOBODY: Final = Signer(name="nobody", identity="not verified", issuer="none")
-"""Stands where a verified signer would: such packages never leave this module."""
 
 
 @dataclass(slots=True)
@@ -72,7 +60,9 @@ def validate(context: Context, *, path: Path) -> int:
     if not path.exists():
         raise InputError(f"{path}: expected a folder or a file, got nothing of that name")
     if path.is_dir():
-        _folder(path, report)
+        from reconciler.cli._validate_tree import check_folder  # noqa: PLC0415
+
+        check_folder(path, report)
     else:
         report.take(lambda: _file(path, report))
     findings = sorted(dict.fromkeys(report.findings), key=_place)
@@ -107,46 +97,24 @@ def _count(number: int, word: str) -> str:
     return f"{number} {word}{'' if number == 1 else 's'}"
 
 
-def _folder(path: Path, report: Report) -> None:
-    if (path / PACKAGE_FILE).is_file() and not (path / manifest.REPOSITORY_FILE).exists():
-        report.take(lambda: _package_folder(path, report))
-    else:
-        _work_tree(path, report)
-
-
-def _package_folder(path: Path, report: Report) -> None:
-    name = str(path / PACKAGE_FILE)
-    parsed = manifest.parse_package(read_file(path / PACKAGE_FILE), file=name)
-    report.packages += 1
-    # Sources are checked where nothing was compiled yet; objects too as soon as they are there.
-    if any((path / program.object).is_file() for program in parsed.programs):
-        packages.build_folder(path)
-
-
 # --- one file ----------------------------------------------------------------------------------------------
 
 
 def _file(path: Path, report: Report) -> None:
-    data = read_file(path, packages.MAX_ARCHIVE_BYTES)
-    if path.name.endswith(ARCHIVE) or data.startswith(GZIP):
-        packages.open_archive(data, file=str(path))
-        report.packages += 1
+    if _is_archive(path):
+        _archive(path, report)
         return
+    data = read_file(path)
     match _kind(data, str(path)):
         case "Package":
             manifest.parse_package(data, file=str(path))
             report.packages += 1
-        case "Config":
-            folder = path.absolute().parent
-            parse_config(data, file=str(path), folder=str(folder), read=_named)
-            report.other = "configuration of a host"
+        case "Config" | "Tolerations" as kind:
+            report.other = _configuration(path, data, kind)
         case "PacketTest":
             _, findings = manifest.parse_tests({str(path): data}, None)
             report.findings += findings
             report.other = "packets for a test"
-        case "Tolerations":
-            parse_tolerations(data, file=str(path))
-            report.other = "tolerations"
         case "HostGroup":
             inside = f"{manifest.HOSTS_FOLDER}{path.name}"
             report.other = "group of hosts"
@@ -165,6 +133,33 @@ def _file(path: Path, report: Report) -> None:
                 finding.within(str(path)) if finding.file == inside else finding for finding in checked.findings
             ]
             report.chains += len(checked.chains)
+
+
+def _is_archive(path: Path) -> bool:
+    if path.name.endswith(ARCHIVE):
+        return True
+    try:
+        with path.open("rb") as file:
+            return file.read(len(GZIP)) == GZIP
+    except OSError:
+        return False  # who reads it says why it cannot be read
+
+
+def _archive(path: Path, report: Report) -> None:
+    from reconciler import packages  # noqa: PLC0415
+
+    packages.open_archive(read_file(path, packages.MAX_ARCHIVE_BYTES), file=str(path))
+    report.packages += 1
+
+
+def _configuration(path: Path, data: bytes, kind: str) -> str:
+    from reconciler.config import parse_config, parse_tolerations  # noqa: PLC0415
+
+    if kind == "Tolerations":
+        parse_tolerations(data, file=str(path))
+        return "tolerations"
+    parse_config(data, file=str(path), folder=str(path.absolute().parent), read=_named)
+    return "configuration of a host"
 
 
 ANY_REPOSITORY: Final = b"{apiVersion: reconciler/v1alpha1, kind: Repository, metadata: {name: any}}"
@@ -186,94 +181,3 @@ def _named(name: str) -> bytes:
     except InputError as error:
         (finding,) = error.diagnostics()
         raise ConfigError((replace(finding, message=f"{finding.message} ({name})"),)) from error
-
-
-# --- a work tree -------------------------------------------------------------------------------------------
-
-
-def _work_tree(root: Path, report: Report) -> None:
-    files, problems = read_tree(root, (manifest.CHAINS_FOLDER, manifest.HOSTS_FOLDER))
-    paper = tuple(each for each in problems if (each.file or "").startswith(manifest.HOSTS_FOLDER))
-    report.findings += manifest.parse_groups(files, problems=paper).findings
-    problems = tuple(each for each in problems if each not in paper)
-    checked = manifest.parse_all(files, problems=problems)
-    report.findings += checked.findings
-    report.chains += len(checked.chains)
-    report.elsewhere |= {
-        f"{member.package.name} {member.package.version} ({member.package.repository})"
-        for chain in checked.chains
-        for member in chain.members
-        if member.package.repository != "git"
-    }
-    found: dict[PackageRef, Package | None] = {}
-    for chain, document in zip(checked.chains, checked.documents, strict=True):
-        for index, member in enumerate(chain.members):
-            ref = member.package
-            if ref.repository == "git" and ref not in found:
-                found[ref] = _package(root, ref, _Place(document, f"/spec/members/{index}/package"), report)
-        usable = {ref.digest: package for ref, package in found.items() if package is not None}
-        if all(member.package.digest in usable for member in chain.members):
-            _check_chain(chain, usable, document, report)
-    report.packages += sum(package is not None for package in found.values())
-    tests, unreadable = read_tests(root)
-    report.findings += (*unreadable, *manifest.parse_tests(tests, checked.chains)[1])
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where a chain names a package."""
-
-    document: _documents.Document
-    pointer: str
-
-    def finding(self, message: str, below: str = "") -> Diagnostic:
-        return self.document.finding(message, self.pointer + below)
-
-
-def _package(root: Path, ref: PackageRef, place: _Place, report: Report) -> Package | None:
-    name = f"packages/{packages.archive_name(ref)}"
-    path = root / name
-    if not path.is_file():
-        message = f"expected {name} in the same commit, got none; add it, or name its repository"
-        report.findings.append(place.finding(message))
-        return None
-    try:
-        data = read_file(path, packages.MAX_ARCHIVE_BYTES)
-        parsed, files = packages.open_archive(data, file=name)
-    except InputError as error:
-        report.findings += [finding if finding.file else finding.within(name) for finding in error.diagnostics()]
-        return None
-    digest = packages.digest_of(data)
-    if digest != ref.digest:
-        message = f"expected the digest of {name}, {digest}, got {ref.digest}"
-        report.findings.append(place.finding(message, "/digest"))
-        return None
-    if (parsed.name, parsed.version) != (ref.name, ref.version):
-        message = f"expected {ref.name} {ref.version} in {name}, got {parsed.name} {parsed.version}"
-        report.findings.append(place.finding(message))
-        return None
-    if not path.with_name(path.name + packages.BUNDLE_SUFFIX).is_file():
-        message = f"expected a signature {name}{packages.BUNDLE_SUFFIX}, got none; run `reconciler package sign`"
-        report.findings.append(place.finding(message))
-    objects = {program.object: files[program.object] for program in parsed.programs}
-    return Package(ref=ref, manifest=parsed, objects=objects, signer=NOBODY)
-
-
-def _check_chain(chain: Chain, found: Mapping[str, Package], document: _documents.Document, report: Report) -> None:
-    """What the plan of a host without interfaces would refuse: programs, parameters, entries, verdicts."""
-    given = plan.PlanInput(
-        desired=DesiredState(repository="any", chains=(chain,)),
-        packages=found,
-        snapshot=Snapshot(boot_id="", features=Features()),
-        inventory=Inventory(boot_id=""),
-        secure=SecureConfig(mode=SecureMode.OFF),
-        guardrail=Guardrail(),
-        state_digest="",
-    )
-    try:
-        plan.make(given)
-    except InputError as error:
-        prefix = f"chain {chain.name}: "
-        for finding in error.diagnostics():
-            placed = document.finding(finding.message.removeprefix(prefix), finding.pointer or "")
-            report.findings.append(replace(placed, file=chain.file))

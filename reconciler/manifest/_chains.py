@@ -10,8 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-import msgspec
-
 from reconciler import _documents
 from reconciler._documents import GlobError, one_of, parse_address, parse_duration, parse_glob, parse_share, show
 from reconciler.manifest._select import MAX_INTERFACE_NAME
@@ -212,6 +210,8 @@ class _Rules:
                 self._report(f"expected each verdict once, got {show(verdict)}, which is {show(seen[name])}", place)
 
     def _entries(self, pointer: str) -> None:
+        import msgspec  # noqa: PLC0415  # 9 ms that chains without entries need not pay
+
         first: dict[bytes, int] = {}
         entries = self._get(pointer)
         for index, entry in enumerate(entries if isinstance(entries, list) else ()):

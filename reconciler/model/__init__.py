@@ -8,117 +8,147 @@ file descriptors; and whatever is written to disk or printed is one of these val
 JSON values inside the model (`Json`) are plain dicts and lists; they are never changed after construction.
 """
 
-from reconciler.model._desired import (
-    HOST_NETNS,
-    MAX_CHAIN_MEMBERS,
-    Chain,
-    DesiredState,
-    Health,
-    Hook,
-    HookKind,
-    HostFacts,
-    HostSelector,
-    Json,
-    MapEntry,
-    Member,
-    OnBroken,
-    PackageRef,
-    StateScope,
-    StatsCheck,
-    TcEnd,
-    TcHook,
-    TcpCheck,
-    XdpHook,
-    XdpMode,
-)
-from reconciler.model._encoding import (
-    content_digest,
-    digest_of,
-    digest_of_builtins,
-    encode_json,
-    encode_record,
-    record_builtins,
-    to_builtins,
-)
-from reconciler.model._families import (
-    FAMILIES,
-    TC_ALIASES,
-    TC_VERDICTS,
-    XDP_VERDICTS,
-    ProgramFamily,
-    ProgramType,
-    family_of,
-)
-from reconciler.model._fleet import Acknowledgement, HostGroup, PaperPolicy, PaperSigner
-from reconciler.model._generations import (
-    Generation,
-    GlobalValue,
-    LoadedGeneration,
-    LoadedMap,
-    LoadedProgram,
-    MapUse,
-    MemberLoad,
-)
-from reconciler.model._observed import (
-    AttachKind,
-    Attachment,
-    Features,
-    FilterId,
-    HookPoint,
-    HookState,
-    Identity,
-    Interface,
-    Link,
-    ObservedMap,
-    Pin,
-    PinKind,
-    Program,
-    Snapshot,
-    Support,
-)
-from reconciler.model._outcomes import Change, ChangeKind, Drift, DriftKind, Guard, Outcome, Plan, StepFailure
-from reconciler.model._owned import INVENTORY_VERSION, Inventory, OwnedAttachment
-from reconciler.model._packages import (
-    STATS_COUNTERS,
-    Direction,
-    Effect,
-    KeyKind,
-    MapRole,
-    MapSpec,
-    Meaning,
-    Package,
-    PackageManifest,
-    ParamSpec,
-    ProgramSpec,
-    Signer,
-)
-from reconciler.model._records import (
-    STATE_VERSION,
-    Acceptance,
-    CommitRecord,
-    ControlRecord,
-    Quarantine,
-    Refusal,
-    SourceFailure,
-    SourceRecord,
-    Suspension,
-)
-from reconciler.model._steps import (
-    Attach,
-    ChangeMode,
-    CheckHealth,
-    Detach,
-    Drain,
-    Evict,
-    Load,
-    PointOfNoReturn,
-    RemovalMethod,
-    Repin,
-    Step,
-    Switch,
-    Unload,
-    Unpin,
-)
+from __future__ import annotations
+
+TYPE_CHECKING = False  # typing takes 4 ms to import
+if TYPE_CHECKING:
+    from reconciler.model._desired import (
+        HOST_NETNS,
+        MAX_CHAIN_MEMBERS,
+        Chain,
+        DesiredState,
+        Health,
+        Hook,
+        HookKind,
+        HostFacts,
+        HostSelector,
+        Json,
+        MapEntry,
+        Member,
+        OnBroken,
+        PackageRef,
+        StateScope,
+        StatsCheck,
+        TcEnd,
+        TcHook,
+        TcpCheck,
+        XdpHook,
+        XdpMode,
+    )
+    from reconciler.model._encoding import (
+        content_digest,
+        digest_of,
+        digest_of_builtins,
+        encode_json,
+        encode_record,
+        record_builtins,
+        to_builtins,
+    )
+    from reconciler.model._families import (
+        FAMILIES,
+        TC_ALIASES,
+        TC_VERDICTS,
+        XDP_VERDICTS,
+        ProgramFamily,
+        ProgramType,
+        family_of,
+    )
+    from reconciler.model._fleet import Acknowledgement, HostGroup, PaperPolicy, PaperSigner
+    from reconciler.model._generations import (
+        Generation,
+        GlobalValue,
+        LoadedGeneration,
+        LoadedMap,
+        LoadedProgram,
+        MapUse,
+        MemberLoad,
+    )
+    from reconciler.model._observed import (
+        AttachKind,
+        Attachment,
+        Features,
+        FilterId,
+        HookPoint,
+        HookState,
+        Identity,
+        Interface,
+        Link,
+        ObservedMap,
+        Pin,
+        PinKind,
+        Program,
+        Snapshot,
+        Support,
+    )
+    from reconciler.model._outcomes import Change, ChangeKind, Drift, DriftKind, Guard, Outcome, Plan, StepFailure
+    from reconciler.model._owned import INVENTORY_VERSION, Inventory, OwnedAttachment
+    from reconciler.model._packages import (
+        STATS_COUNTERS,
+        Direction,
+        Effect,
+        KeyKind,
+        MapRole,
+        MapSpec,
+        Meaning,
+        Package,
+        PackageManifest,
+        ParamSpec,
+        ProgramSpec,
+        Signer,
+    )
+    from reconciler.model._records import (
+        STATE_VERSION,
+        Acceptance,
+        CommitRecord,
+        ControlRecord,
+        Quarantine,
+        Refusal,
+        SourceFailure,
+        SourceRecord,
+        Suspension,
+    )
+    from reconciler.model._steps import (
+        Attach,
+        ChangeMode,
+        CheckHealth,
+        Detach,
+        Drain,
+        Evict,
+        Load,
+        PointOfNoReturn,
+        RemovalMethod,
+        Repin,
+        Step,
+        Switch,
+        Unload,
+        Unpin,
+    )
+else:
+    from reconciler._lazy import on_demand
+
+    __getattr__ = on_demand(
+        __name__,
+        {
+            "_desired": "HOST_NETNS MAX_CHAIN_MEMBERS Chain DesiredState Health Hook HookKind HostFacts HostSelector "
+            "Json MapEntry Member OnBroken PackageRef StateScope StatsCheck TcEnd TcHook TcpCheck XdpHook "
+            "XdpMode",
+            "_encoding": "content_digest digest_of digest_of_builtins encode_json encode_record record_builtins "
+            "to_builtins",
+            "_families": "FAMILIES TC_ALIASES TC_VERDICTS XDP_VERDICTS ProgramFamily ProgramType family_of",
+            "_fleet": "Acknowledgement HostGroup PaperPolicy PaperSigner",
+            "_generations": "Generation GlobalValue LoadedGeneration LoadedMap LoadedProgram MapUse MemberLoad",
+            "_observed": "AttachKind Attachment Features FilterId HookPoint HookState Identity Interface Link "
+            "ObservedMap Pin PinKind Program Snapshot Support",
+            "_outcomes": "Change ChangeKind Drift DriftKind Guard Outcome Plan StepFailure",
+            "_owned": "INVENTORY_VERSION Inventory OwnedAttachment",
+            "_packages": "STATS_COUNTERS Direction Effect KeyKind MapRole MapSpec Meaning Package PackageManifest "
+            "ParamSpec ProgramSpec Signer",
+            "_records": "STATE_VERSION Acceptance CommitRecord ControlRecord Quarantine Refusal SourceFailure "
+            "SourceRecord Suspension",
+            "_steps": "Attach ChangeMode CheckHealth Detach Drain Evict Load PointOfNoReturn RemovalMethod Repin "
+            "Step Switch Unload Unpin",
+        },
+    )
 
 __all__ = [
     "FAMILIES",

@@ -6,16 +6,20 @@ Nothing is timed; the sets of imported modules are what decides, and they are th
 
 from __future__ import annotations
 
+import ast
+import importlib
 import json
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any
 
-from reconciler.model import encode_json
+import pytest
+
+from reconciler.cli._output import SIGNS
+from reconciler.model import ChangeKind, encode_json
 from reconciler.status import Status
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from tests.manifests import chain, text
 
 HEAVY = frozenset(
     {"asyncio", "cryptography", "git", "jsonschema", "pyroute2", "requests", "rich", "sigstore", "ssl", "sqlite3"}
@@ -100,3 +104,41 @@ def test_status_needs_little(tmp_path: Path) -> None:
     assert not found & {"click", "dataclasses", "inspect", "msgspec", "pathlib", "subprocess", "typing"}
     ours = {name for name in found if name.startswith("reconciler")}
     assert ours == {"reconciler", "reconciler._words", "reconciler.cli", "reconciler.cli._quick"}
+
+
+def test_to_validate_one_file_needs_little(tmp_path: Path) -> None:
+    file = tmp_path / "chain.yaml"
+    file.write_bytes(text(chain()))
+    code = "from reconciler.cli import run_command\nassert run_command(['validate', sys.argv[1]]) == 0"
+    found = imported(code, str(file))
+    assert not found & HEAVY
+    assert not found & {"msgspec", "hashlib", "subprocess", "tempfile"}
+    ours = {name.split(".")[1] for name in found if name.startswith("reconciler.")}
+    assert ours == {"_documents", "_lazy", "_resources", "_words", "cli", "errors", "manifest", "model"}
+    assert not found & {"reconciler.manifest._objects", "reconciler.model._observed", "reconciler.model._steps"}
+
+
+@pytest.mark.parametrize("package", ["manifest", "model"])
+def test_names_that_are_imported_when_used_are_those_that_checkers_see(package: str) -> None:
+    module = importlib.import_module(f"reconciler.{package}")
+    tree = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))
+    (block,) = [each for each in tree.body if isinstance(each, ast.If)]
+    seen = {
+        f"{each.module}".rpartition(".")[2]: sorted(alias.name for alias in each.names)
+        for each in block.body
+        if isinstance(each, ast.ImportFrom)
+    }
+    (call,) = [each.value for each in block.orelse if isinstance(each, ast.Assign)]
+    assert isinstance(call, ast.Call)
+    written: dict[str, str] = ast.literal_eval(call.args[1])
+    assert {home: sorted(names.split()) for home, names in written.items()} == seen
+    assert sorted(name for names in seen.values() for name in names) == sorted(module.__all__)
+    for name in module.__all__:
+        assert getattr(module, name) is not None
+    unknown: Any = module
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        assert unknown.nothing
+
+
+def test_every_kind_of_change_has_a_sign() -> None:
+    assert SIGNS.keys() == {kind.value for kind in ChangeKind}
