@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 import msgspec
@@ -19,6 +19,9 @@ from reconciler.status import Status, clean, render
 
 if TYPE_CHECKING:
     from reconciler.cli._group import Context
+
+JUDGED: Final[dict[Any, str]] = {True: "yes", False: "no", None: ""}
+"""Whether a state was reviewed; most records are about none."""
 
 
 @click.command()
@@ -46,9 +49,7 @@ def _compare(context: Context, path: Path) -> int:
     from reconciler.cli._reviewed import compare  # noqa: PLC0415  # status alone needs nothing of it
     from reconciler.review import Running  # noqa: PLC0415
 
-    current = _read(context)
-    if current is None:
-        raise StateError("expected a pass on this host before it is compared, got none; run `reconciler apply`")
+    current = _passed(context)
     host = Running(
         name=current.host,
         labels=context.config.labels,
@@ -64,6 +65,13 @@ def _compare(context: Context, path: Path) -> int:
         for sentence in sentences:
             say(clean(sentence, 500))
     return ExitCode.OK if same else ExitCode.CHANGES
+
+
+def _passed(context: Context) -> Status:
+    current = _read(context)
+    if current is None:
+        raise StateError("expected a pass on this host before it is compared, got none; run `reconciler apply`")
+    return current
 
 
 def _status_once(context: Context) -> int:
@@ -108,25 +116,73 @@ def _state(context: Context) -> str:
 
 @click.command()
 @click.option("--limit", "-n", default=20, show_default=True, help="Newest records.")
+@click.option(
+    "--reviewed",
+    type=click.Path(path_type=Path),
+    help="JSON of a review: which states were reviewed, and what of the newest differs.",
+)
 @click.pass_obj
-def history(context: Context, *, limit: int) -> int:
-    """What happened on this host, newest last."""
-    records = read_history(Path(context.config.paths.state))[-limit:]
+def history(context: Context, *, limit: int, reviewed: Path | None) -> int:
+    """What happened on this host, newest last. With --reviewed, exit 2 if what was applied last was not reviewed."""
+    records = read_history(Path(context.config.paths.state))
+    same = True
+    sentences: tuple[str, ...] = ()
+    if reviewed is not None:
+        records, same, sentences = _judged(context, records, reviewed)
+    shown = records[-limit:]
     if context.output == "json":
-        say_json(records)
-        return ExitCode.OK
+        say_json(shown)
+    else:
+        _history_table(shown, judged=reviewed is not None)
+        for sentence in sentences:
+            say(clean(sentence, 500))
+    return ExitCode.OK if same else ExitCode.CHANGES
+
+
+def _history_table(records: tuple[dict[str, Any], ...], *, judged: bool) -> None:
     rows = [
         (
             str(record.get("time", ""))[:19] + "Z",
             record.get("event", ""),
             str(record.get("commit", ""))[:12],
             str(record.get("state", ""))[:12],
+            *([JUDGED[record.get("reviewed")]] if judged else []),
             _what(record),
         )
         for record in records
     ]
-    table(("TIME", "EVENT", "COMMIT", "STATE", "WHAT"), rows)
-    return ExitCode.OK
+    table(("TIME", "EVENT", "COMMIT", "STATE", *(["REVIEWED"] if judged else []), "WHAT"), rows)
+
+
+def _judged(
+    context: Context, records: tuple[dict[str, Any], ...], path: Path
+) -> tuple[tuple[dict[str, Any], ...], bool, tuple[str, ...]]:
+    """The records, each state with whether it was reviewed and what differs; and both of the newest state."""
+    from reconciler.cli._reviewed import load  # noqa: PLC0415  # history alone needs nothing of it
+    from reconciler.review import Running, differences  # noqa: PLC0415
+
+    current = _passed(context)
+    made = load(path)
+    told: list[dict[str, Any]] = []
+    same = False
+    sentences: tuple[str, ...] = ("expected a commit that was applied on this host, got none",)
+    for record in records:
+        if not record.get("state"):
+            told.append(record)
+            continue
+        host = Running(
+            name=current.host,
+            labels=context.config.labels,
+            commit=str(record.get("commit", "")),
+            state=str(record["state"]),
+            # Records of older versions say neither.
+            policy=str(record.get("policy", current.policy)),
+            chains=int(record.get("chains", current.chains)),
+            verb="applied",
+        )
+        same, sentences = differences(made, host)
+        told.append({**record, "reviewed": same, "differences": sentences[1:]})
+    return tuple(told), same, sentences
 
 
 def _what(record: dict[str, Any]) -> str:
@@ -135,6 +191,7 @@ def _what(record: dict[str, Any]) -> str:
     if record.get("signer"):
         parts.append(f"signed by {record['signer']}")
     told = {"time", "event", "commit", "state", "reason", "subject", "message", "signer"}
+    told |= {"policy", "chains", "reviewed", "differences"}
     rest = {key: value for key, value in record.items() if key not in told}
     parts += [
         f"{key} {', '.join(map(str, value)) if isinstance(value, list) else value}" for key, value in rest.items()

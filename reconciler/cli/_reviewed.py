@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a host's state is the one that was reviewed: `--reviewed FILE` of status and plan."""
+"""Whether a host's state is the one that was reviewed: `--reviewed FILE` of status, plan and history."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def compare(path: Path, host: review.Running) -> tuple[bool, tuple[str, ...]]:
-    """Whether the host's state is in the review, and sentences about it.
+def load(path: Path) -> review.Review:
+    """The review in a JSON file.
 
     Raises:
         InputError: the file holds no review.
     """
-    made = review.from_json(read_file(path, review.MAX_DOCUMENT_BYTES), file=str(path))
-    return review.differences(made, host)
+    return review.from_json(read_file(path, review.MAX_DOCUMENT_BYTES), file=str(path))
+
+
+def compare(path: Path, host: review.Running) -> tuple[bool, tuple[str, ...]]:
+    """Whether the host's state is in the review, and sentences about it. Raises as `load` does."""
+    return review.differences(load(path), host)

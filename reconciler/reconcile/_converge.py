@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from reconciler import apply, plan
-from reconciler.config import SecureMode
+from reconciler.config import SecureMode, trust_digest
 from reconciler.errors import Disposition, GuardrailError, PlanError, RolledBackError
 from reconciler.kernel import Scope
 from reconciler.model import CommitRecord, DriftKind, Inventory, Outcome, Plan, Snapshot
@@ -167,7 +167,13 @@ class Convergence:
                 at=self.ledger.now(),
             )
             self.ledger.history(
-                "applied", commit=wanted.commit, signer=wanted.signer, subject=wanted.subject, state=wanted.state_digest
+                "applied",
+                commit=wanted.commit,
+                signer=wanted.signer,
+                subject=wanted.subject,
+                state=wanted.state_digest,
+                policy=trust_digest(self.parts.config),
+                chains=len(wanted.desired.chains),
             )
             self.ledger.emit("applied", commit=wanted.commit, signer=wanted.signer, subject=wanted.subject)
             self.ledger.record = replace(self.ledger.record, applied=applied)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 SHOWN = 12
 """Hex digits of a digest or commit that are shown."""
-APPLIED = {"runs": "applied", "wants": "planned"}
+APPLIED = {"runs": "applied", "wants": "planned", "applied": "applied"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +25,7 @@ class Running:
         state: digest of its state.
         policy: id of its policy.
         chains: how many it has.
-        verb: what it does with the state: it "runs" it, or a plan "wants" it.
+        verb: what it does with the state: it "runs" it, a plan "wants" it, or it "applied" it once.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Running:
     state: str
     policy: str
     chains: int
-    verb: Literal["runs", "wants"] = "runs"
+    verb: Literal["runs", "wants", "applied"] = "runs"
 
 
 def differences(review: Review, host: Running) -> tuple[bool, tuple[str, ...]]:

@@ -109,6 +109,8 @@ def test_the_state_that_was_reviewed_is_the_state_that_runs(lab: Lab, tmp_path: 
     planned = lab.reconciler("plan", "--reviewed", str(document)).expect_code(0).json
     assert (planned["reviewed"], planned["differences"]) == (True, [])
     assert lab.reconciler("status", "--reviewed", str(document)).expect_code(0).json["reviewed"] is True
+    past = lab.reconciler("history", "--reviewed", str(document)).expect_code(0).json
+    assert [each["reviewed"] for each in past if each["event"] == "applied"] == [False, True]
     lab.commit(chain("edge", lab.limit(3), lab.wall(), hook=lab.hook()))
     ahead = lab.reconciler("plan", "--reviewed", str(document)).expect_code(2).json
     assert not ahead["reviewed"]
@@ -117,3 +119,6 @@ def test_the_state_that_was_reviewed_is_the_state_that_runs(lab: Lab, tmp_path: 
     lab.apply().expect(0, "Applied")
     other = lab.reconciler("status", "--reviewed", str(document)).expect_code(2).json
     assert any("the review is of commit" in sentence for sentence in other["differences"])
+    past = lab.reconciler("history", "--reviewed", str(document)).expect_code(2).json
+    assert [each["reviewed"] for each in past if each["event"] == "applied"] == [False, True, False]
+    assert past[-1]["differences"] == other["differences"]
