@@ -1,21 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Archives of packages as a review and an offline plan read them: nothing is verified, so nothing of it is loaded."""
+"""Archives of packages as a review and an offline plan read them: no host vouches for them, so nothing is loaded."""
 
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from reconciler import packages, trust
-from reconciler.config import KeyRule
+from reconciler.config import IdentityRule, KeyRule
 from reconciler.errors import PackageError, SourceError, TrustError
 from reconciler.review import ReviewPackage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Container, Iterable, Mapping
 
-    from reconciler.model import PackageRef, PaperSigner, Signer
+    from reconciler.model import PackageRef, PaperSigner
     from reconciler.source import BlobReader
 
 
@@ -26,10 +27,19 @@ MAX_TOTAL_BYTES: Final = 512 << 20
 class PackageReader:
     """Reads archives of the repository: digest, form, package.yaml against its objects; never libbpf.
 
-    `signers` are rules of groups that BASE has: who signed is verified with their public keys where they have one.
+    `signers` and `roots` are those of groups that BASE has. Who signed is verified with their public keys, and for
+    packages among `certified` with their trust roots: certificates take half a second.
     """
 
-    def __init__(self, signers: Iterable[PaperSigner] = ()) -> None:
+    def __init__(
+        self,
+        signers: Iterable[PaperSigner] = (),
+        roots: Mapping[str, bytes] | None = None,
+        certified: Container[PackageRef] = (),
+    ) -> None:
+        signers = tuple(signers)
+        self._roots, self._certified = roots or {}, certified
+        self._failed = ""
         self._rules = tuple(
             KeyRule(name=each.name, packages=each.packages, key_pem=each.public_key.encode())
             for each in signers
@@ -65,8 +75,8 @@ class PackageReader:
             raise PackageError(f"expected {ref.name} {ref.version} in package.yaml, got {parsed.name} {parsed.version}")
         objects = {program.object: files[program.object] for program in parsed.programs}
         self._spend(sum(map(len, objects.values())), path)
-        signer, verified = self._signer(ref, archive, bundle)
-        return ReviewPackage(ref=ref, manifest=parsed, objects=objects, signer=signer, verified=verified)
+        made = ReviewPackage(ref=ref, manifest=parsed, objects=objects)
+        return made if bundle is None else self._signed(made, archive, bundle)
 
     def _spend(self, size: int, path: str) -> None:
         self._left -= size
@@ -74,17 +84,39 @@ class PackageReader:
             limit = f"{MAX_TOTAL_BYTES >> 20} MiB of packages in one review"
             raise PackageError(f"{path}: expected at most {limit}, got more; not looked at")
 
-    def _signer(self, ref: PackageRef, archive: bytes, bundle: bytes | None) -> tuple[Signer | None, bool]:
-        """Who signed, and whether that was verified; else whom the bundle claims."""
-        if bundle is None:
-            return None, False
+    def _signed(self, package: ReviewPackage, archive: bytes, bundle: bytes) -> ReviewPackage:
+        """With who signed it: verified where it can be, else whom the bundle claims."""
+        now = datetime.now(UTC)
+        name = package.ref.name
         with contextlib.suppress(TrustError):
-            now = datetime.now(UTC)
-            rules = self._rules
-            return trust.verify_package(archive, bundle, package=ref.name, rules=rules, roots={}, now=now), True
-        with contextlib.suppress(TrustError):
-            return trust.claimed_signer(bundle), False
-        return None, False
+            signer = trust.verify_package(archive, bundle, package=name, rules=self._rules, roots={}, now=now)
+            return replace(package, signer=signer, verified=True)
+        try:
+            claimed = trust.claimed_signer(bundle)
+        except TrustError:
+            return package
+        if claimed.issuer == "key" or package.ref not in self._certified:
+            return replace(package, signer=claimed)
+        if self._failed:
+            return replace(package, signer=claimed, refusal=self._failed)
+        held: set[str] = set()
+        refusal = ""
+        for root in sorted(self._roots):
+            # Whom the groups allow is for the review to say; whether this is who signed, for the root.
+            rule = IdentityRule(
+                name="claimed", packages=("*",), identity=claimed.identity, issuer=claimed.issuer, root=root
+            )
+            try:
+                claimed = trust.verify_package(archive, bundle, package=name, rules=(rule,), roots=self._roots, now=now)
+                held.add(root)
+            except trust.VerifierFailedError as error:
+                # A bundle of HEAD may be made to end the verifier: then it is asked no more.
+                self._failed = refusal = str(error)
+                break
+            except TrustError as error:
+                refusal = refusal or f"under {root}: {error}"
+        refusal = "" if held else refusal
+        return replace(package, signer=claimed, verified=bool(held), roots=frozenset(held), refusal=refusal)
 
 
 def bundle_of(ref: PackageRef, blobs: BlobReader) -> bytes | None:

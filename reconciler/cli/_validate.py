@@ -118,7 +118,8 @@ def _file(path: Path, report: Report) -> None:
         case "HostGroup":
             inside = f"{manifest.HOSTS_FOLDER}{path.name}"
             report.other = "group of hosts"
-            report.findings += [each.within(str(path)) for each in manifest.parse_groups({inside: data}).findings]
+            found = manifest.parse_groups({inside: data}, alone=True).findings
+            report.findings += [each.within(str(path)) for each in found]
         case "Repository":
             # A document of its own says nothing about chains, so it may have none.
             checked = manifest.parse_all({manifest.REPOSITORY_FILE: data})

@@ -15,7 +15,7 @@ from reconciler.manifest._chains import check_head
 from reconciler.model import HOST_NETNS, HostGroup, PaperPolicy, PaperSigner
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from reconciler._documents import Document
     from reconciler.errors import Diagnostic
@@ -39,7 +39,11 @@ KnownGroups: TypeAlias = "dict[tuple[str, bytes], _File]"
 
 
 def parse_groups(
-    files: Mapping[str, bytes], *, problems: tuple[Diagnostic, ...] = (), known: KnownGroups | None = None
+    files: Mapping[str, bytes],
+    *,
+    problems: tuple[Diagnostic, ...] = (),
+    known: KnownGroups | None = None,
+    alone: bool = False,
 ) -> Groups:
     """The groups of a repository; files below hosts/ that are no YAML are passed over.
 
@@ -47,6 +51,7 @@ def parse_groups(
         files: path to content; other paths than those below hosts/ are passed over.
         problems: what the reader of the Git tree could not give.
         known: files that were read before, by path and content; what is read now is added.
+        alone: other files of the repository are not known, so what a group names there is not missed.
     """
     known = {} if known is None else known
     findings = [problem for problem in problems if f"{problem.file}/".startswith(HOSTS_FOLDER)]
@@ -63,6 +68,7 @@ def parse_groups(
                 message = f"expected each group once, got {show(group.name)} again; it stands in {place} already"
                 findings.append(document.finding(f"{message}; rename one", "/metadata/name"))
             groups.setdefault(group.name, group)
+            findings += () if alone else _missing_roots(document, group, files)
     return Groups(groups=tuple(groups[name] for name in sorted(groups)), findings=tuple(findings))
 
 
@@ -83,6 +89,13 @@ def _read_file(path: str, data: bytes) -> _File:
         if group is not None:
             groups.append((document, group))
     return _File(tuple(groups), findings)
+
+
+def _missing_roots(document: Document, group: HostGroup, files: Mapping[str, bytes]) -> Iterator[Diagnostic]:
+    for index, signer in enumerate(group.policy.signers or ()):
+        if signer.root is not None and signer.root not in files:
+            message = f"expected the trust root {signer.root} in the repository, got none; add it"
+            yield document.finding(message, f"/spec/policy/signers/{index}/root")
 
 
 def policies_of(groups: Iterable[HostGroup], host: HostFacts) -> frozenset[str]:
@@ -114,6 +127,8 @@ def _check_signers(document: Document, signers: list[Fields]) -> list[Diagnostic
         if ways != 1 or ("identity" in signer) != ("issuer" in signer):
             message = "expected one of key, publicKey, or identity together with issuer, got something else"
             findings.append(document.finding(message, pointer))
+        if "root" in signer and "identity" not in signer:
+            findings.append(document.finding("expected a root beside an identity only, got one", f"{pointer}/root"))
         for position, glob in enumerate(signer["packages"]):
             try:
                 parse_glob(glob)
@@ -166,6 +181,7 @@ def _policy(fields: Fields) -> PaperPolicy:
             public_key=each.get("publicKey"),
             identity=each.get("identity"),
             issuer=each.get("issuer"),
+            root=each.get("root"),
         )
         for each in fields["signers"]
     )

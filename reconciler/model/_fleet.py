@@ -30,6 +30,7 @@ class PaperSigner:
         packages: globs on the package name.
         key: fingerprint, "SHA256:…", None for an identity.
         public_key: PEM of the same key, None when only the fingerprint is known.
+        root: path in the repository of the trusted_root.json for this identity, None when none is given.
     """
 
     name: str
@@ -38,6 +39,7 @@ class PaperSigner:
     public_key: str | None = None
     identity: str | None = None
     issuer: str | None = None
+    root: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

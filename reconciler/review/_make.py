@@ -167,10 +167,26 @@ class _Maker:
                 self._say(
                     "RV053", f"group {name} is {word}; both versions were reviewed", at=before.file, hosts=(name,)
                 )
+        self._roots()
         for name in sorted({*self.base.chains, *self.head.chains}):
             one, other = self.base.chains.get(name), self.head.chains.get(name)
             self._acknowledgements(one.acknowledge if one else (), other.acknowledge if other else (), name)
         self._acknowledgements(self.base.validation.acknowledge, self.head.validation.acknowledge, "")
+
+    def _roots(self) -> None:
+        """Trust roots that HEAD changes: they are read from BASE, so nothing else would say so."""
+        users: dict[str, set[str]] = {}
+        for side in (self.base, self.head):
+            for group in side.groups.groups:
+                for rule in group.policy.signers or ():
+                    if rule.root is not None:
+                        users.setdefault(rule.root, set()).add(group.name)
+        for path, groups in sorted(users.items()):
+            old, new = self.base.tree.files.get(path), self.head.tree.files.get(path)
+            if old != new:
+                word = "added" if old is None else "removed" if new is None else "changed"
+                message = f"the trust root {path} is {word}; signatures were verified with what BASE has"
+                self._say("RV053", message, at=path, hosts=tuple(sorted(groups)))
 
     def _acknowledgements(
         self, before: tuple[Acknowledgement, ...], after: tuple[Acknowledgement, ...], chain: str
@@ -263,7 +279,8 @@ class _Maker:
             package = self.new.get(ref)
             if isinstance(package, ReviewPackage) and not package.verified:
                 who = "no bundle" if package.signer is None else f"the bundle claims {package.signer.identity}"
-                message = f"{ref.name} {ref.version}: {who}, and nothing here could verify it"
+                why = package.refusal or "nothing here could verify it"
+                message = f"{ref.name} {ref.version}: {who}, and {why}"
                 place = self._place(name, f"/spec/members/{index}/package")
                 self._say("RV042", message, place, chain=name, member=member.name)
         return found

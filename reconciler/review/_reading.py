@@ -71,6 +71,17 @@ class Reading:
         return tuple(rule for group in self.base.groups.groups for rule in group.policy.signers or ())
 
     @property
+    def roots(self) -> dict[str, bytes]:
+        """The trust roots that these rules name, by path; BASE's own, for the same reason."""
+        files = self.base.tree.files
+        return {rule.root: files[rule.root] for rule in self.signers if rule.root is not None and rule.root in files}
+
+    @property
+    def exchanged(self) -> frozenset[PackageRef]:
+        """Packages that some member gets, or leaves behind: who signed these is what a reviewer asks."""
+        return frozenset(ref for pair in self.changed for ref in _packages(pair.before) ^ _packages(pair.after))
+
+    @property
     def refs(self) -> tuple[frozenset[PackageRef], frozenset[PackageRef]]:
         """The packages that must be looked at, of each side: those of chains that differ or may share a hook."""
         kinds = {
@@ -98,6 +109,10 @@ class Reading:
             for side in (self.base, self.head)
         )
         return frozenset(old & new)
+
+
+def _packages(chain: Chain | None) -> frozenset[PackageRef]:
+    return frozenset(member.package for member in chain.members) if chain is not None else frozenset()
 
 
 def read(base: Tree, head: Tree) -> Reading:

@@ -359,7 +359,7 @@ RULES: Final[Mapping[str, Rule]] = {
             _U,
             _MEDIUM,
             "signer not verified",
-            "a signature cannot be checked: no group names a policy, or there is no bundle",
+            "no signature was checked: no group of BASE has its key or trust root, it does not hold, or there is none",
             "who signed is what the bundle claims",
         ),
         (
@@ -401,7 +401,7 @@ RULES: Final[Mapping[str, Rule]] = {
             _P,
             _MEDIUM,
             "group changed",
-            "HEAD changes or removes a HostGroup",
+            "HEAD changes or removes a HostGroup, or a trust root that one names",
             "the fleet on paper is what is reviewed against; both versions were applied",
         ),
         (

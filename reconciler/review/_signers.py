@@ -14,25 +14,34 @@ from reconciler.review._values import Line, ReviewPackage
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from reconciler.model import Member, PackageRef, PaperSigner, Signer
+    from reconciler.model import Member, PackageRef, PaperSigner
     from reconciler.review._fleet import Hosts
     from reconciler.review._values import Packages
 
 
-def signer_words(signer: Signer | None) -> str | None:
-    """Identity and issuer, None without a signer."""
-    return None if signer is None else f"{signer.identity} ({signer.issuer})"
+def signer_words(package: ReviewPackage) -> str | None:
+    """Identity and issuer, and whether that is only what the bundle says; None without a signer."""
+    signer = package.signer
+    if signer is None:
+        return None
+    return f"{signer.identity} ({signer.issuer}){'' if package.verified else ', as claimed'}"
 
 
 def compare_signers(before: ReviewPackage | None, after: ReviewPackage | None, effects: Effects) -> None:
     """A line and a finding when the package of a member is signed by somebody else, even if it is the same package."""
     if before is None or after is None:
         return
-    old, new = signer_words(before.signer), signer_words(after.signer)
-    if old == new:
+    # Of other bytes RV042 says that nobody verified them; of the same ones nothing else would.
+    unproven = before.ref == after.ref and before.verified and not after.verified
+    if _who(before) == _who(after) and not unproven:
         return
+    old, new = signer_words(before), signer_words(after)
     effects.lines.append(Line(what="signer", before=old, after=new, member=effects.member))
     effects.note("RV022", f"signed by {new or 'nobody'}, before by {old or 'nobody'}", "/package")
+
+
+def _who(package: ReviewPackage) -> tuple[str, str] | None:
+    return None if package.signer is None else (package.signer.identity, package.signer.issuer)
 
 
 def judge_signers(
@@ -53,19 +62,20 @@ def judge_signers(
         found = packages.get(ref)
         if chain not in mine or rules is None or not isinstance(found, ReviewPackage):
             continue
-        signer = signer_words(found.signer) or "nobody"
-        if found.signer is None or not any(
-            allows(rule, ref.name, found.signer) and (found.verified or rule.public_key is None) for rule in rules
-        ):
+        signer = signer_words(found) or "nobody"
+        if not any(allows(rule, ref.name, found) for rule in rules):
             message = f"package {ref.name} {ref.version} is signed by {signer}, whom no signer rule of the group allows"
             note = Note(id="RV004", message=message, member=member.name, pointer=f"/spec/members/{index}/package")
             yield ChainNote(chain=chain, note=note)
 
 
-def allows(rule: PaperSigner, package: str, signer: Signer) -> bool:
-    """Whether a rule lets `signer` sign `package`."""
-    if not any(parse_glob(glob).matches(package) for glob in rule.packages):
+def allows(rule: PaperSigner, package: str, found: ReviewPackage) -> bool:
+    """Whether a rule lets the signer of `found` sign `package`; one that can be verified must be."""
+    signer = found.signer
+    if signer is None or not any(parse_glob(glob).matches(package) for glob in rule.packages):
         return False
     if rule.key is not None:
-        return signer.issuer == "key" and signer.identity == rule.key
-    return rule.issuer == signer.issuer and matches_identity(rule.identity or "", signer.identity)
+        known = found.verified or rule.public_key is None
+        return known and signer.issuer == "key" and signer.identity == rule.key
+    known = rule.root is None or rule.root in found.roots
+    return known and rule.issuer == signer.issuer and matches_identity(rule.identity or "", signer.identity)

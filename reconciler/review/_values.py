@@ -29,6 +29,8 @@ class ReviewPackage:
         objects: file name in the archive to the object's bytes.
         signer: who signed, as far as the bundle says; None without a bundle.
         verified: the signature was checked and is valid for `signer`.
+        roots: paths of the trust roots of BASE under which its certificate holds.
+        refusal: why it does not hold under one that was tried.
     """
 
     ref: PackageRef
@@ -36,6 +38,8 @@ class ReviewPackage:
     objects: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     signer: Signer | None = None
     verified: bool = False
+    roots: frozenset[str] = frozenset()
+    refusal: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -471,7 +471,10 @@ def test_another_signature_of_the_same_package_is_told_although_no_chain_changes
     forged = Signed("demo", "1.0.0", demo().archive, trust.sign(demo().archive, other.private))
     said = reviewed(repository, tree(edge(), signed=forged))
     assert said.ids == {"RV022"}
-    assert said.message("RV022") == f"signed by {other.fingerprint} (key), before by {KEY.fingerprint} (key)"
+    assert (
+        said.message("RV022")
+        == f"signed by {other.fingerprint} (key), as claimed, before by {KEY.fingerprint} (key), as claimed"
+    )
     assert said.document["chains"] == []
     assert said.document["verdict"] == "weaker"
     taken = Signed("demo", "1.0.0", demo().archive, b"{}")
