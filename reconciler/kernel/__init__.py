@@ -137,7 +137,7 @@ class Kernel(Protocol):
         """Detach and attach in another mode; returns the attachment and the seconds without any program."""
 
     def detach(self, steps: Sequence[Detach]) -> Progress[None]:
-        """Detach at once, then unlink. A link that is gone or defunct already is fine, its pin goes."""
+        """Unlink its pin, and detach at once. A link that is gone or defunct already is fine, its pin goes."""
 
     def evict(self, step: Evict) -> None:
         """Remove a foreign attachment after reading it again; StaleError when it is not the planned one any more."""

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import errno
 import time
-from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+from itertools import groupby
+from typing import TYPE_CHECKING, Final
 
-from reconciler.errors import KernelError, NotSupportedError, StaleError
-from reconciler.kernel import _bpf, _filters, _hooks
+from reconciler.errors import KernelError, NotSupportedError, ReconcilerError, StaleError
+from reconciler.kernel import Progress, _bpf, _filters, _hooks, in_order
 from reconciler.kernel._failing import OCCUPIED, STALE, UNSUPPORTED, failing
 from reconciler.kernel._netlink import Route
 from reconciler.kernel._site import Site, first_pin, stale
@@ -30,7 +32,10 @@ from reconciler.model import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
+
+AT_ONCE: Final = 128
+"""Links that are held open at once; descriptors are limited to 1,024 by default."""
 
 
 def attach(site: Site, step: Attach, first: Identity) -> OwnedAttachment:
@@ -212,41 +217,85 @@ def _restore(site: Site, step: ChangeMode, old: int) -> None:
 # === detach ================================================================================================
 
 
-def detach(site: Site, step: Detach) -> None:
-    """Detach at once, then unlink; what is gone already is fine."""
-    if step.kind is AttachKind.CLSACT_FILTER:
-        _filters.detach(site.reader, step, _program_of(site, step.generation))
-        return
+def detach(site: Site, steps: Sequence[Detach]) -> Progress[None]:
+    """Detach neighbours of one namespace, in order; what is gone already is fine."""
+    done: list[None] = []
+    for is_filter, same in groupby(steps, lambda step: step.kind is AttachKind.CLSACT_FILTER):
+        some = list(same)
+        while some:
+            now, some = some[:AT_ONCE], some[AT_ONCE:]
+            progress = in_order(partial(_detach_filter, site), now) if is_filter else _detach_links(site, now)
+            done += progress.done
+            if progress.error is not None:
+                return Progress(done=tuple(done), error=progress.error)
+    return Progress(done=tuple(done))
+
+
+def _detach_filter(site: Site, step: Detach) -> None:
+    _filters.detach(site.reader, step, _program_of(site, step.generation))
+
+
+def _detach_links(site: Site, steps: Sequence[Detach]) -> Progress[None]:
+    """Unlink the pins of all, then LINK_DETACH one after the other, and only then let go of them.
+
+    Whatever frees an object starts a grace period, and a detach that comes while one is under way waits for the rest of
+    it and for another: half as much time again for all. A crash after the unlink lets go of the links, which detaches.
+    """
+    error: ReconcilerError | None = None
+    with ExitStack() as opened:
+        links: list[tuple[Detach, int | None, bool]] = []
+        for step in steps:
+            try:
+                links.append((step, *_unpinned(site, opened, step)))
+            except ReconcilerError as failure:
+                error = failure
+                break
+        for number, (step, link, _) in enumerate(links):
+            try:
+                if link is not None:
+                    detach_link(link, f"BPF_LINK_DETACH {step.point}")
+            except KernelError as failure:
+                for attached, held, was_pinned in links[number:]:
+                    if was_pinned and held is not None and attached.pin is not None:
+                        with suppress(KernelError):  # without a pin it ends with its descriptor
+                            site.pins.pin(held, attached.pin)
+                return Progress(done=(None,) * number, error=failure)
+    return Progress(done=(None,) * len(links), error=error)
+
+
+def _unpinned(site: Site, opened: ExitStack, step: Detach) -> tuple[int | None, bool]:
+    """The link to detach, if there is one, and whether it was pinned; its pin is gone by now."""
     call = f"BPF_LINK_DETACH {step.point}"
-    if step.pin is not None and site.pins.exists(step.pin):
-        with planned_link(site, call, step.pin, step.link_id) as (link, _), failing(call):
-            detach_link(link)
-        site.pins.unlink(step.pin)
-    elif step.link_id is not None:
-        _detach_unpinned(step, call)
+    if step.pin is None or not site.pins.exists(step.pin):
+        return _link_without_pin(opened, step, call), False
+    link, _ = opened.enter_context(planned_link(site, call, step.pin, step.link_id))
+    site.pins.unlink(step.pin)
+    return link, True
 
 
-def detach_link(link: int) -> None:
+def detach_link(link: int, call: str) -> None:
     """LINK_DETACH, which is fine for a link that is defunct already."""
-    try:
-        _bpf.link_detach(link)
-    except OSError as error:
-        if error.errno != errno.ENOLINK:
-            raise
-
-
-def _detach_unpinned(step: Detach, call: str) -> None:
-    """Somebody unlinked our pin and something else still holds the link."""
     with failing(call):
         try:
-            link = _bpf.link_by_id(step.link_id or 0)
+            _bpf.link_detach(link)
+        except OSError as error:
+            if error.errno != errno.ENOLINK:
+                raise
+
+
+def _link_without_pin(opened: ExitStack, step: Detach, call: str) -> int | None:
+    """Somebody unlinked our pin and something else still holds the link."""
+    if step.link_id is None:
+        return None
+    with failing(call):
+        try:
+            link = _bpf.link_by_id(step.link_id)
         except FileNotFoundError:
-            return
-        with _bpf.closing(link):
-            facts = _bpf.link_info(link)
-            kind = _bpf.LinkType.XDP if step.kind is AttachKind.XDP_LINK else _bpf.LinkType.TCX
-            if (facts.type, facts.ifindex) == (kind, step.point.ifindex):
-                detach_link(link)
+            return None
+        opened.enter_context(_bpf.closing(link))
+        facts = _bpf.link_info(link)
+    kind = _bpf.LinkType.XDP if step.kind is AttachKind.XDP_LINK else _bpf.LinkType.TCX
+    return link if (facts.type, facts.ifindex) == (kind, step.point.ifindex) else None
 
 
 def _program_of(site: Site, generation: str) -> int | None:

@@ -94,12 +94,16 @@ class Site:
 
     def in_order(self, call: Callable[[S], T], steps: Sequence[S]) -> Progress[T]:
         """Each step by `call`, with one way into each namespace for all that follow each other there."""
+        return self.together(partial(in_order, call), steps)
+
+    def together(self, call: Callable[[Sequence[S]], Progress[T]], steps: Sequence[S]) -> Progress[T]:
+        """All that follow each other in one namespace by one `call`, inside of it."""
         done: list[T] = []
         for group in by_namespace(steps):
             try:
-                progress = self.reader.inside(group[0].point, partial(in_order, call, group))
+                progress = self.reader.inside(group[0].point, partial(call, group))
             except OSError:  # the namespace is gone; each step knows best what that means for it
-                progress = in_order(call, group)
+                progress = call(group)
             done += progress.done
             if progress.error is not None:
                 return Progress(done=tuple(done), error=progress.error)

@@ -13,6 +13,7 @@ import os
 import struct
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -234,9 +235,9 @@ class LinuxKernel:
             return _attach.change_mode(site, step, first)
 
     def detach(self, steps: Sequence[Detach]) -> Progress[None]:
-        """Detach at once, then unlink. A link that is gone or defunct already is fine, its pin goes."""
+        """Unlink, then detach at once. A link that is gone or defunct already is fine, its pin goes."""
         with self._site() as site:
-            return site.in_order(lambda step: _attach.detach(site, step), steps)
+            return site.together(partial(_attach.detach, site), steps)
 
     def evict(self, step: Evict) -> None:
         """Remove a foreign attachment after reading it again."""

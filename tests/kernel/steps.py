@@ -114,7 +114,10 @@ class Rig:
         return switch_one(self.kernel, step, first(new))
 
     def detach(self, owned: OwnedAttachment) -> None:
-        step = Detach(
+        detach_one(self.kernel, self.detaching(owned))
+
+    def detaching(self, owned: OwnedAttachment) -> Detach:
+        return Detach(
             point=owned.point,
             kind=owned.kind,
             generation=owned.generation,
@@ -124,7 +127,6 @@ class Rig:
             filter=owned.filter,
             remove_qdisc=owned.made_qdisc,
         )
-        detach_one(self.kernel, step)
 
     def programs_on(self, point: HookPoint) -> list[int]:
         return [item.program_id for item in self.kernel.read_hook(point).attachments]

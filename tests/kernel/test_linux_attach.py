@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from reconciler import _points
 from reconciler.errors import KernelError, NotSupportedError, StaleError
-from reconciler.kernel import Scope, _attr, _bpf
+from reconciler.kernel import Scope, _attach, _attr, _bpf
 from reconciler.kernel._netlink import Route
 from reconciler.kernel.linux import LinuxKernel
 from reconciler.model import (
@@ -506,6 +507,52 @@ def test_ours_on_equal_ifindexes_are_told_apart(xdp: Rig) -> None:
         xdp.detach(owned[0])
         assert not is_alive(xdp.kernel, owned[0], first(loaded))
         assert is_alive(xdp.kernel, owned[1], first(loaded))
+
+
+@pytest.mark.parametrize("point", ["bpf LINK_DETACH", "unlink bpffs"])
+@pytest.mark.parametrize("failing", [0, 1, 2])
+def test_a_detach_that_fails_leaves_nothing_of_itself_and_the_later_ones_untouched(
+    tcx: Rig, monkeypatch: pytest.MonkeyPatch, point: str, failing: int
+) -> None:
+    with support.netns() as space:
+        loaded = tcx.load(ONE)
+        for number in range(3):
+            space.ip("link", "add", f"v{number}", "type", "veth", "peer", "name", f"w{number}")
+        owned = [tcx.attach(tcx.point(space, f"v{number}"), loaded) for number in range(3)]
+        calls: list[str] = []
+
+        def strike(name: str, call: partial[Any]) -> Any:
+            calls.append(name)
+            if name == point and calls.count(name) == failing + 1:
+                raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+            return call()
+
+        with monkeypatch.context() as patch:
+            patch.setattr(_points, "hook", strike)
+            progress = tcx.kernel.detach([tcx.detaching(each) for each in owned])
+        assert len(progress.done) == failing
+        assert isinstance(progress.error, KernelError)
+        assert [tcx.programs_on(each.point) for each in owned] == [[]] * failing + [[first(loaded).id]] * (3 - failing)
+        assert [is_alive(tcx.kernel, each, first(loaded)) for each in owned] == [False] * failing + [True] * (
+            3 - failing
+        )
+        again = tcx.kernel.detach([tcx.detaching(each) for each in owned])  # those that are gone, and the others
+        assert (again.error, len(again.done)) == (None, 3)
+        assert [tcx.programs_on(each.point) for each in owned] == [[], [], []]
+        tcx.kernel.unload(pins_of(loaded))
+
+
+def test_more_links_than_are_held_at_once_are_detached(tcx: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_attach, "AT_ONCE", 2)
+    with support.netns() as space:
+        loaded = tcx.load(ONE)
+        for number in range(5):
+            space.ip("link", "add", f"v{number}", "type", "veth", "peer", "name", f"w{number}")
+        owned = [tcx.attach(tcx.point(space, f"v{number}"), loaded) for number in range(5)]
+        progress = tcx.kernel.detach([tcx.detaching(each) for each in owned])
+        assert (progress.error, len(progress.done)) == (None, 5)
+        assert [tcx.programs_on(each.point) for each in owned] == [[]] * 5
+        tcx.kernel.unload(pins_of(loaded))
 
 
 def test_an_interface_that_moved_takes_its_link_along(xdp: Rig, wire: support.Wire) -> None:
