@@ -15,7 +15,7 @@ import os
 import platform
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from reconciler import _points
 from reconciler.kernel import _attr
@@ -447,8 +447,7 @@ def _load(code: tuple[_attr.Insn, ...], kind: ProgType, attach_type: int, flags:
     return bpf(Cmd.PROG_LOAD, attr)
 
 
-@dataclass(frozen=True, slots=True)
-class Mprog:
+class Mprog(NamedTuple):
     """What runs on one tcx hook, in order: (program id, link id or 0), and the hook's revision."""
 
     entries: tuple[tuple[int, int], ...]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from reconciler.kernel import _bpf
 from reconciler.kernel._netlink import CLSACT_HANDLE, MIN_EGRESS, MIN_INGRESS, BpfFilter, Device, Route
@@ -27,8 +27,7 @@ XDP_FLAGS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Raw:
+class Raw(NamedTuple):
     """One hook as the kernel says it: comparing two of these is what "settled" means.
 
     Attributes:

@@ -9,6 +9,7 @@ is used afterwards. Errors are `OSError` with the kernel's errno and its extende
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import socket
 import struct
@@ -45,6 +46,7 @@ _IFLA_XDP_DRV_PROG_ID, _IFLA_XDP_SKB_PROG_ID, _IFLA_XDP_HW_PROG_ID = 5, 6, 7
 _TCA_KIND, _TCA_OPTIONS, _TCA_CHAIN = 1, 2, 11
 _TCA_BPF_NAME, _TCA_BPF_FLAGS, _TCA_BPF_ID = 7, 8, 11
 _NLMSGERR_ATTR_MSG = 1
+_SIOCGIFNAME, _IFNAMSIZ = 0x8910, 16
 _NLA_TYPE_MASK = 0x3FFF
 
 CLSACT_HANDLE = 0xFFFF0000
@@ -60,6 +62,7 @@ _IFINFO = struct.Struct("=BxHiII")
 _TCMSG = struct.Struct("=BxxxiIII")
 _ATTR = struct.Struct("=HH")
 _U32 = struct.Struct("=I")
+_IFREQ = struct.Struct("=16si20x")
 _INT = struct.Struct("=i")
 
 _CHANGES = {
@@ -151,6 +154,16 @@ class Route:
             if kind == _RTM_NEWLINK:
                 return _device(payload)
         raise OSError(errno.ENODEV, f"no interface {ifindex}")
+
+    def name(self, ifindex: int) -> str | None:
+        """The name of one interface, None when there is none: a tenth of what `device` costs."""
+        try:
+            answer = fcntl.ioctl(self._socket, _SIOCGIFNAME, _IFREQ.pack(b"", ifindex))
+        except OSError as error:
+            if error.errno == errno.ENODEV:
+                return None
+            raise
+        return _text(answer[:_IFNAMSIZ])
 
     def clsact(self, ifindex: int = 0) -> dict[int, str]:
         """Which interfaces have a qdisc in the place of clsact: ifindex to "clsact" or "ingress"."""
@@ -324,19 +337,21 @@ def _device(payload: bytes) -> Device:
     _, _, ifindex, _, _ = _IFINFO.unpack_from(payload)
     name = ""
     modes: tuple[tuple[str, int], ...] = ()
-    offset, end = _IFINFO.size, len(payload) - 3
-    header = _ATTR.unpack_from
+    words = memoryview(payload if len(payload) % 2 == 0 else payload + b"\0").cast("H")  # a header: length, kind
+    offset, end = _IFINFO.size // 2, len(words) - 1
     while offset < end:
-        length, kind = header(payload, offset)
+        length, kind = words[offset], words[offset + 1]
         if length < _ATTR.size:
             break
         if kind == _IFLA_IFNAME:
-            name = _text(payload[offset + 4 : offset + length])
+            name = _text(payload[2 * offset + 4 : 2 * offset + length])
         elif kind & _NLA_TYPE_MASK == _IFLA_XDP:
             # XDP_ATTACHED_MULTI and single modes alike carry one id for each mode.
-            ids = _attributes(payload[offset + 4 : offset + length])
+            ids = _attributes(payload[2 * offset + 4 : 2 * offset + length])
             modes = tuple((mode, _number(ids[kind])) for kind, mode in _XDP_MODES if kind in ids)
-        offset += (length + 3) & ~3
+            if name:  # the name comes first (rtnl_fill_ifinfo)
+                break
+        offset += (length + 3) // 4 * 2
     return Device(ifindex=ifindex, name=name, xdp=modes, raw=payload)
 
 

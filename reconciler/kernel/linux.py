@@ -83,6 +83,7 @@ class LinuxKernel:
         self._worker = _netns.Worker()
         self._keeper = MapKeeper()
         self._known: dict[int, Mapping[int, Device]] = {}
+        self._made: set[tuple[int | None, HookPoint]] = set()  # links, since the last snapshot
         self._features: Features | None = None
         self._other_program: int | None = None
 
@@ -109,6 +110,7 @@ class LinuxKernel:
 
     def snapshot(self, scope: Scope) -> Snapshot:
         """Read interfaces, hooks, programs, links and our pins."""
+        self._made.clear()
         pins = walk_pins(self._pins, self._keeper)
         with failing("read programs by id (CAP_SYS_ADMIN)"):
             seen = look(self._reader(), scope, pins)
@@ -215,7 +217,9 @@ class LinuxKernel:
     def attach(self, steps: Sequence[Attach], first: Mapping[str, Identity]) -> Progress[OwnedAttachment]:
         """Attach the pinned first program of each step's generation."""
         with self._site() as site:
-            return site.in_order(lambda step: self._attach(site, step, first[step.generation]), steps)
+            progress = site.in_order(lambda step: self._attach(site, step, first[step.generation]), steps)
+        self._made.update((owned.link_id, owned.point) for owned in progress.done)
+        return progress
 
     def _attach(self, site: Site, step: Attach, first: Identity) -> OwnedAttachment:
         if step.displace is not None and step.kind is AttachKind.XDP_LINK:
@@ -255,7 +259,7 @@ class LinuxKernel:
     ) -> tuple[OwnedAttachment, ...]:
         """Those that are not there, or do not run exactly the program in `first`, by generation."""
         with self._site() as site:
-            return _verify.not_alive(site, attachments, first)
+            return _verify.not_alive(site, attachments, first, self._made)
 
     # --- grace periods -------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from reconciler.model import Change, ChangeKind, ChangeMode, Evict, LoadedGenera
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from reconciler.model import Inventory
+    from reconciler.model import Inventory, MemberLoad
     from reconciler.plan._hooks import HookPlanner
     from reconciler.plan._observed import Current, Observed
     from reconciler.plan._targets import Target, Targets
@@ -23,11 +23,12 @@ def changes_of(
     lines: list[Change] = []
     recorded = {owned.point: owned.generation for owned in inventory.attachments}
     # A mode that a commit asks for is a change; one that somebody else chose is drift like any other.
+    told: dict[int, str] = {}  # what is said of a member's settings, by the member's id: many hooks share it
     modes = {step.point: step for step in planner.hooks if isinstance(step, ChangeMode) and planner.changed}
     for target in planner.switched:
         current = observed.current.get(target.point)
         running = current.generation if current is not None else recorded.get(target.point)
-        lines += _hook(target, _loaded(running, observed), modes.get(target.point))
+        lines += _hook(target, _loaded(running, observed), modes.get(target.point), told)
     for point in sorted(observed.current):
         if point not in targets.by_point:
             lines += _left(observed.current[point], observed)
@@ -45,18 +46,20 @@ def _loaded(generation: str | None, observed: Observed) -> LoadedGeneration | No
     return instance.loaded if instance is not None else None
 
 
-def _hook(target: Target, loaded: LoadedGeneration | None, mode: ChangeMode | None) -> Iterator[Change]:
+def _hook(
+    target: Target, loaded: LoadedGeneration | None, mode: ChangeMode | None, told: dict[int, str]
+) -> Iterator[Change]:
     """Every member of the hook; those whose settings stay are told as kept, since the whole generation is new."""
     before = {(program.chain, program.member): program for program in loaded.programs} if loaded else {}
     restored = loaded is not None and loaded.digest == target.content.digest
     for load in target.content.members:
         program = before.pop((load.chain, load.member), None)
         if program is None:
-            kind, detail = ChangeKind.ADD, _all(load.settings)
+            kind, detail = ChangeKind.ADD, _all(load, told)
         elif restored and mode is not None:
             kind, detail = ChangeKind.REPLACE, f"mode {mode.old_mode} → {mode.mode}"
         elif restored:
-            kind, detail = ChangeKind.REPAIR, _all(load.settings)
+            kind, detail = ChangeKind.REPAIR, _all(load, told)
         else:
             detail = _difference(program.settings, load.settings)
             kind = ChangeKind.REPLACE if detail else ChangeKind.KEEP
@@ -86,8 +89,11 @@ def _left(current: Current, observed: Observed) -> Iterator[Change]:
         )
 
 
-def _all(settings: Mapping[str, str]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in settings.items() if name not in ("package", "program"))
+def _all(load: MemberLoad, told: dict[int, str]) -> str:
+    if id(load) not in told:
+        settings = load.settings.items()
+        told[id(load)] = ", ".join(f"{name} {value}" for name, value in settings if name not in ("package", "program"))
+    return told[id(load)]
 
 
 def _difference(before: Mapping[str, str], after: Mapping[str, str]) -> str:
