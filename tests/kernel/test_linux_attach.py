@@ -555,6 +555,17 @@ def test_more_links_than_are_held_at_once_are_detached(tcx: Rig, monkeypatch: py
         tcx.kernel.unload(pins_of(loaded))
 
 
+def test_a_link_made_a_moment_ago_is_still_looked_at(xdp: Rig, wire: support.Wire) -> None:
+    with support.netns() as elsewhere:
+        loaded = xdp.load(ONE)
+        owned = xdp.attach(xdp.point(wire.near, wire.interface), loaded)
+        wire.near.ip("link", "set", "dev", wire.interface, "down")
+        wire.near.ip("link", "set", "dev", wire.interface, "name", "renamed0")
+        assert is_alive(xdp.kernel, owned, first(loaded))
+        wire.near.ip("link", "set", "dev", "renamed0", "netns", elsewhere.name)
+        assert not is_alive(xdp.kernel, owned, first(loaded))
+
+
 def test_an_interface_that_moved_takes_its_link_along(xdp: Rig, wire: support.Wire) -> None:
     with support.netns() as elsewhere:
         loaded = xdp.load(ONE)
