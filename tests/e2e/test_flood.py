@@ -131,6 +131,12 @@ def the_git_server_is_gone(story: Story) -> None:
     with story.event("no Git server"):
         story.server.fault = lambda _: True  # hangs up
         story.poll_until("SourceUnavailable")
+    with story.event("killed, started again without a Git server"):
+        story.agent.kill()
+        story.flood.more()
+        story.start()
+        story.poll_until("SourceUnavailable")
+        assert not story.agent.count("applied")
     with story.event("the Git server is back"):
         story.server.fault = None
         story.poll_until("InSync")
