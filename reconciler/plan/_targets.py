@@ -74,7 +74,8 @@ def resolve(
     compiled: dict[tuple[object, ...], Content | None] = {}
     for point in sorted(by_point):
         group = tuple(sorted(by_point[point], key=lambda chain: (chain.priority, chain.name)))
-        real = snapshot.hooks[point].point if point in snapshot.hooks else point
+        seen = snapshot.hooks.get(point)
+        real = seen.point if seen is not None else point
         scoped = any(chain.state_scope is StateScope.INTERFACE for chain in group)
         key = (point.kind, tuple(chain.name for chain in group), real.scope if scoped else None)
         if key not in compiled:

@@ -79,7 +79,7 @@ def classify(
     """
     strangers = []
     interfaces = frozenset(point.device for point in declared)
-    for point in sorted(snapshot.hooks):
+    for point in sorted(point for point, state in snapshot.hooks.items() if state.attachments):
         state = snapshot.hooks[point]
         if not watched(secure, state.point, interfaces):
             continue
