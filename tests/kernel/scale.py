@@ -19,13 +19,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
+from reconciler import plan
 from reconciler.config import SecureConfig, SecureMode
-from reconciler.kernel import _bpf
+from reconciler.kernel import Scope, _bpf
 from reconciler.kernel._netlink import MIN_INGRESS, BpfFilter, Route
 from reconciler.kernel.linux import LinuxKernel
 from reconciler.model import DriftKind, Inventory
 from tests.kernel import support
-from tests.sim.world import World, desired, member, xdp_chain
+from tests.sim.world import World, desired, member, tc_chain, xdp_chain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,7 +34,13 @@ if TYPE_CHECKING:
 
     from reconciler.model import DesiredState, Outcome, Plan
 
-TCX = (_bpf.BPF_TCX_INGRESS, _bpf.BPF_TCX_EGRESS)
+TCX = {"tcx ingress": _bpf.BPF_TCX_INGRESS, "tcx egress": _bpf.BPF_TCX_EGRESS}
+Attached = dict[tuple[str, str, str], tuple[int, ...]]
+"""Ids of programs in their order, by namespace, interface and hook."""
+
+TC_SHARE = 10
+"""One namespace in so many has a tc chain of ours as well."""
+
 OCCUPIED_SHARE = 20
 """One interface in so many has a foreign XDP program in the place of ours."""
 
@@ -54,13 +61,20 @@ class Host:
 
     @property
     def state(self) -> DesiredState:
-        """One XDP chain in each namespace, on all of its interfaces."""
-        return desired(
-            *(
-                xdp_chain(f"edge{n}", member("ratelimit"), interfaces=("w*",), netns=name)
-                for n, name in enumerate(self.spaces)
-            )
+        """One XDP chain in each namespace, on all of its interfaces; in some a tc chain too."""
+        names = list(self.spaces)
+        edge = (xdp_chain(f"edge-{name}", member("ratelimit"), interfaces=("w*",), netns=name) for name in names)
+        count = (
+            tc_chain(f"in-{name}", member("flowcount"), interfaces=("w*",), netns=name) for name in names[::TC_SHARE]
         )
+        return desired(*edge, *count)
+
+    @property
+    def wanted(self) -> set[tuple[str, str, str]]:
+        """Where our programs belong: namespace, interface, hook."""
+        spaces = list(self.spaces.items())
+        edge = {(name, interface, "xdp") for name, found in spaces for interface in found}
+        return edge | {(name, interface, "tcx ingress") for name, found in spaces[::TC_SHARE] for interface in found}
 
     def attach_foreign(self, count: int) -> None:
         """`count` programs, each another one, spread evenly: tcx links and programs, clsact filters, XDP by netlink."""
@@ -96,9 +110,9 @@ class Host:
         with _bpf.closing(_bpf.load_trivial(_bpf.ProgType.SCHED_CLS, -1)) as program:
             match kind % 3:
                 case 0:
-                    self.held.append(_bpf.link_create_tcx(program, index, TCX[turn % 2], None))
+                    self.held.append(_bpf.link_create_tcx(program, index, tuple(TCX.values())[turn % 2], None))
                 case 1:
-                    _bpf.tcx_attach(program, index, TCX[turn % 2])
+                    _bpf.tcx_attach(program, index, tuple(TCX.values())[turn % 2])
                 case _:
                     with contextlib.suppress(FileExistsError):
                         route.add_clsact(index)
@@ -116,10 +130,9 @@ class Host:
                     route.set_filter(wanted, program, replace=False)
             self.foreign.add(_bpf.prog_info(program).id)
 
-    def attached(self) -> tuple[set[int], dict[tuple[str, str], int]]:
-        """What other tools would find: programs on tc hooks, and the program on each interface's XDP hook."""
-        tc: set[int] = set()
-        xdp: dict[tuple[str, str], int] = {}
+    def attached(self) -> Attached:
+        """What other tools would find."""
+        found: Attached = {}
 
         def look(name: str) -> None:
             with Route() as route:
@@ -127,16 +140,16 @@ class Host:
                 for index, device in route.devices().items():
                     if not device.name.startswith("w"):
                         continue
-                    for hook in TCX:
-                        tc.update(program for program, _ in _bpf.tcx_query(index, hook).entries)
-                    if index in qdiscs:
-                        tc.update(item.program_id for item in route.filters(index, MIN_INGRESS))
-                    for _, program in device.xdp:
-                        xdp[name, device.name] = program
+                    for hook, number in TCX.items():
+                        entries = _bpf.tcx_query(index, number).entries
+                        found[name, device.name, hook] = tuple(program for program, _ in entries)
+                    filters = route.filters(index, MIN_INGRESS) if index in qdiscs else ()
+                    found[name, device.name, "clsact"] = tuple(item.program_id for item in filters)
+                    found[name, device.name, "xdp"] = tuple(program for _, program in device.xdp)
 
         for name in self.spaces:
             support.in_netns(name, partial(look, name))
-        return tc, xdp
+        return found
 
 
 @contextlib.contextmanager
@@ -210,7 +223,8 @@ def between(start: tuple[float, float], end: tuple[float, float]) -> tuple[float
 class Watched(World):
     """A world that says how long each phase takes."""
 
-    def one_pass(self, name: str, state: DesiredState) -> Pass:
+    def one_pass(self, name: str, state: DesiredState | None) -> Pass:
+        """To this state; None is what `reconciler teardown` does."""
         real, looked = self.kernel.snapshot, [(0.0, 0.0)]
 
         def snapshot(scope: object) -> object:
@@ -222,7 +236,7 @@ class Watched(World):
         self.kernel.snapshot = snapshot  # type: ignore[method-assign, assignment]
         start = clocks()
         try:
-            made = self.plan(state)
+            made = self.plan(state) if state is not None else self._teardown()
         finally:
             self.kernel.snapshot = real  # type: ignore[method-assign]
         planned = clocks()
@@ -237,6 +251,10 @@ class Watched(World):
         print(done, flush=True)  # noqa: T201  # shown by `make torture` and on failure
         return done
 
+    def _teardown(self) -> Plan:
+        scope = Scope(namespaces=tuple(sorted({owned.point.netns for owned in self.inventory.attachments})))
+        return plan.make_teardown(self.kernel.snapshot(scope), self.inventory, self.guardrail, self.secure)
+
 
 def world(kernel: LinuxKernel, made: Host, mode: SecureMode, limit: int) -> Watched:
     secure = SecureConfig(mode=mode, namespaces=tuple(made.spaces), interfaces=("w*",), max_evictions=limit)
@@ -245,48 +263,58 @@ def world(kernel: LinuxKernel, made: Host, mode: SecureMode, limit: int) -> Watc
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """What `story` saw; sets of interfaces are of (namespace, name).
+    """What `story` saw; places are (namespace, interface, hook).
 
     Attributes:
         foreign: ids of the programs that others attached.
         passes: two in audit, then in enforce until one has nothing to do.
-        occupied: interfaces without our program after audit.
-        missing: those without it at the end.
+        teardown: between audit and enforce.
+        occupied: places without our program after audit.
+        before: what was attached before the first pass.
+        after: the same after the teardown.
+        missing: places without our program at the end.
         left: foreign programs that were still attached at the end.
     """
 
     foreign: set[int]
     passes: list[Pass]
-    occupied: set[tuple[str, str]]
-    missing: set[tuple[str, str]]
+    teardown: Pass
+    occupied: set[tuple[str, str, str]]
+    before: Attached
+    after: Attached
+    missing: set[tuple[str, str, str]]
     left: set[int]
 
 
 def story(pins: Path, namespaces: int, interfaces: int, programs: int, limit: int) -> Story:
-    """Audit, enforce over several passes, and back to nothing; what came out is judged by the caller."""
+    """Audit, teardown, enforce over several passes, and back to nothing; what came out is judged by the caller."""
     with contextlib.ExitStack() as stack:
         made = stack.enter_context(host(namespaces, interfaces))
         kernel = stack.enter_context(contextlib.closing(LinuxKernel(pin_dir=pins)))
         with kernel.expedite():
             made.attach_foreign(programs)
-        audit = world(kernel, made, SecureMode.AUDIT, limit)
-        passes = [audit.one_pass("audit, first", made.state), audit.one_pass("audit, nothing to do", made.state)]
-        everywhere = {(name, interface) for name, found in made.spaces.items() for interface in found}
-        occupied = everywhere - ours(audit, made)
-        audit.secure = world(kernel, made, SecureMode.ENFORCE, limit).secure
-        while passes[-1].made.steps or len(passes) == 2:
-            passes.append(audit.one_pass("enforce", made.state))
-        tc, xdp = made.attached()
-        missing = everywhere - ours(audit, made)
+        before = made.attached()
+        ours = world(kernel, made, SecureMode.AUDIT, limit)
+        passes = [ours.one_pass("audit, first", made.state), ours.one_pass("audit, nothing to do", made.state)]
+        occupied = without(ours, made)
         with kernel.expedite():
-            audit.one_pass("everything taken off", desired())
-        return Story(made.foreign, passes, occupied, missing, (tc | set(xdp.values())) & made.foreign)
+            teardown = ours.one_pass("teardown", None)
+        after = made.attached()
+        ours.secure = world(kernel, made, SecureMode.ENFORCE, limit).secure
+        while passes[-1].made.steps or len(passes) == 2:
+            passes.append(ours.one_pass("enforce", made.state))
+        left = {program for found in made.attached().values() for program in found} & made.foreign
+        missing = without(ours, made)
+        with kernel.expedite():
+            ours.one_pass("everything taken off", desired())
+        return Story(made.foreign, passes, teardown, occupied, before, after, missing, left)
 
 
-def ours(audit: World, made: Host) -> set[tuple[str, str]]:
-    """Interfaces on which the kernel runs a program of ours, whatever the inventory says."""
-    mine = {program.identity.id for loaded in audit.inventory.generations for program in loaded.programs}
-    return {place for place, program in made.attached()[1].items() if program in mine}
+def without(ours: World, made: Host) -> set[tuple[str, str, str]]:
+    """Where the kernel runs no program of ours though it should, whatever the inventory says."""
+    mine = {program.identity.id for loaded in ours.inventory.generations for program in loaded.programs}
+    found = made.attached()
+    return {place for place in made.wanted if not mine & {*found[place]}}
 
 
 if __name__ == "__main__":

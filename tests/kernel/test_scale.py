@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many namespaces, interfaces and foreign programs: ours are everywhere, theirs are all seen, and all of them go."""
+"""Many namespaces, interfaces and foreign programs: ours are everywhere, theirs stay in audit and go in enforce."""
 
 from __future__ import annotations
 
@@ -32,6 +32,11 @@ def test_everything_of_ours_is_attached_and_everything_foreign_goes(
     assert len(seen.occupied) == len(audit.made.pending) == held
     assert (audit.foreign, again.foreign, audit.evicted) == (programs, programs, set())
     assert again.made.steps == ()
+
+    # A teardown takes ours and leaves what others attached, each in its place and in its order.
+    assert {program for found in seen.before.values() for program in found} == seen.foreign
+    assert seen.teardown.outcome.failed is None
+    assert seen.after == seen.before
 
     # As many as the limit allows in each pass, displaced ones among them, and never one twice or one of ours.
     gone = [done.evicted for done in enforce]
