@@ -133,9 +133,12 @@ def under_traffic(rounds: Rounds, places: Iterable[Place]) -> None:
 
 
 def chunked(places: Iterable[T]) -> Iterator[list[T]]:
-    waiting = iter(places)
+    waiting, count = iter(places), 0
     while chunk := list(itertools.islice(waiting, CHUNK)):
         yield chunk
+        count += len(chunk)
+        if len(chunk) == CHUNK:
+            say(f"  {count} so far")
 
 
 def sample(places: Iterable[Place], *, each: int = 1) -> list[Place]:

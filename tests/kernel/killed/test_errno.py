@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every call that changes anything fails, with any errno: one reason, everything undone or everything done, then sync.
 
-`make test` takes a point of every kind with one errno, `make torture` every point, and every kind with every errno.
+`make test` takes a point of every kind with one errno, `make torture` every point with three, so that every kind meets
+every errno.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from __future__ import annotations
 import errno
 import functools
 import itertools
+import math
 import os
 import resource
 import zlib
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -46,6 +49,9 @@ ERRNOS = (
     errno.EPERM,
     errno.ENODEV,
 )
+EACH = 3
+"""Errnos at every call in `make torture`."""
+
 WAYS = ("tcx", "clsact")
 
 
@@ -129,6 +135,21 @@ def rotated(places: Iterable[Place]) -> Iterator[tuple[Place, int]]:
         yield place, ERRNOS[(start + place.number) % len(ERRNOS)]
 
 
+def spread(places: list[Place]) -> Iterator[tuple[Place, int]]:
+    """Each place with `EACH` errnos at least, each kind of call with all of them; the sides take turns."""
+    by_kind: dict[str, list[Place]] = defaultdict(list)
+    for place in places:
+        by_kind[kind_of(place.name)].append(place)
+    errnos: dict[Place, list[int]] = {}
+    for found in by_kind.values():
+        each = max(EACH, math.ceil(len(ERRNOS) / len(found)))
+        for index, place in enumerate(found):
+            errnos[place] = [ERRNOS[(index * each + turn) % len(ERRNOS)] for turn in range(each)]
+    for turn in range(len(ERRNOS)):
+        for place in alternating(place for place in places if len(errnos[place]) > turn):
+            yield place, errnos[place][turn]
+
+
 def run(rounds: Rounds, pairs: list[tuple[Place, int]]) -> None:
     reasons: dict[str, int] = {}
     for chunk in chunked(pairs):
@@ -164,11 +185,6 @@ def test_a_process_that_may_open_only_a_few_descriptors(rounds: Rounds) -> None:
 @pytest.mark.torture
 @pytest.mark.parametrize("rounds", WAYS, indirect=True)
 def test_a_failure_of_every_call(rounds: Rounds) -> None:
-    places = rounds.places(("before",))
-    run(rounds, list(rotated(alternating(places))))
-
-
-@pytest.mark.torture
-@pytest.mark.parametrize("rounds", WAYS, indirect=True)
-def test_every_errno_of_every_kind_of_call(rounds: Rounds) -> None:
-    run(rounds, [(place, number) for place in sample(rounds.places(("before",))) for number in ERRNOS])
+    pairs = list(spread(rounds.places(("before",))))
+    say(f"{rounds.host.way}: {len(pairs)} failures, {EACH} errnos at least for every call, all for every kind of call")
+    run(rounds, pairs)

@@ -15,7 +15,7 @@ import pytest
 
 from tests.kernel import support
 from tests.kernel.killed.host import Host, Scene
-from tests.kernel.killed.rounds import CHUNK, Rounds, alternating, drawn, kind_of, sample, say, under_traffic
+from tests.kernel.killed.rounds import Rounds, alternating, chunked, drawn, kind_of, sample, say, under_traffic
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,8 +77,8 @@ def test_double_kills_at_random(rounds: Rounds) -> None:
     seed = random.SystemRandom().randrange(2**32)
     say(f"{rounds.host.way}: {DOUBLE_KILLS // len(WAYS)} double kills with seed {seed}")
     dice = random.Random(seed)
-    for _ in range(DOUBLE_KILLS // len(WAYS) // CHUNK):
+    for chunk in chunked(range(DOUBLE_KILLS // len(WAYS))):
         with rounds.host.scene.traffic() as received:
-            for _ in range(CHUNK):
+            for _ in chunk:
                 rounds.twice(*drawn(rounds, dice))
         assert [got.dropped for got in received] == [0, 0], [got.escaped[:3] for got in received]
