@@ -122,7 +122,7 @@ class Kernel(Protocol):
         """
 
     def unload(self, pins: tuple[str, ...]) -> None:
-        """Unpin paths; those that do not exist are fine. Removes directories that became empty."""
+        """Unpin paths and the folders that become empty; what does not exist is fine. Without paths: ours, if empty."""
 
     def attach(self, steps: Sequence[Attach], first: Mapping[str, Identity]) -> Progress[OwnedAttachment]:
         """Attach the pinned first program of each step's generation, if it is the one in `first`, by generation.

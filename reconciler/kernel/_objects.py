@@ -69,10 +69,12 @@ class PinWalk:
         links: link id to pin path.
         programs: ids of pinned programs.
         maps: map id to what was observed.
+        folders: those without anything.
         places: (type, ifindex) of pinned links; ifindex 0 for defunct ones.
     """
 
     pins: list[Pin] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
     links: dict[int, str] = field(default_factory=dict)
     programs: frozenset[int] = frozenset()
     maps: dict[int, ObservedMap] = field(default_factory=dict)
@@ -177,6 +179,9 @@ def walk_pins(pins: Pins, keeper: MapKeeper) -> PinWalk:
     programs: set[int] = set()
     try:
         for path in sorted(pins.walk()):
+            if path.endswith("/"):
+                walk.folders.append(path[:-1])
+                continue
             try:
                 descriptor = _bpf.obj_get(f"{pins.root}/{path}")
             except FileNotFoundError:

@@ -88,6 +88,14 @@ def _refuse_folder(place: Path, found: os.stat_result, *, sticky_is_fine: bool) 
         raise KernelError(f"use {place}", errno.EPERM, message)
 
 
+def _remove_if_empty(path: Path) -> None:
+    try:
+        path.rmdir()
+    except OSError as error:
+        if error.errno != errno.ENOTEMPTY:  # something was pinned there since
+            raise
+
+
 def _make(folder: Path) -> None:
     """The folder, and those above it that are missing, each for us alone whatever the umask is."""
     try:
@@ -163,18 +171,31 @@ class Pins:
             return _bpf.closing(_bpf.obj_get(path))
 
     def unlink(self, relative: str) -> None:
-        """Remove a pin, and the folders that became empty; a pin that does not exist is fine."""
+        """Remove a pin or an empty folder, and the folders that became empty; what does not exist is fine."""
         path = self.path(relative)
         with failing(f"unpin {relative}"), suppress(FileNotFoundError):
-            _points.at("unlink bpffs", os.unlink, path)
-        with suppress(OSError):  # not empty, or gone
+            try:
+                _points.at("unlink bpffs", os.unlink, path)
+            except IsADirectoryError:
+                _points.at("rmdir bpffs", _remove_if_empty, Path(path))
+        with suppress(OSError):  # not empty, or gone; a folder that stays is seen by the next `walk`
             while len(path) > len(self._prefix):
                 path = path.rpartition("/")[0]
                 _points.at("rmdir bpffs", os.rmdir, path)
                 self._refused &= len(path) > len(self._prefix)
 
+    def remove_root(self) -> None:
+        """Remove the directory itself if it is empty: a process died after it had removed the last folder in it."""
+        with suppress(OSError):
+            _points.at("rmdir bpffs", os.rmdir, self.root)
+            self._refused = False
+
     def walk(self) -> Iterator[str]:
-        """Relative paths of all pins, in no order. Raises OSError when a folder cannot be read."""
+        """Relative paths of all pins, and of empty folders with a slash at the end, in no order.
+
+        Raises:
+            OSError: a folder cannot be read.
+        """
         yield from self._walk(str(self.root), "")
 
     def _walk(self, folder: str, prefix: str) -> Iterator[str]:
@@ -182,6 +203,8 @@ class Pins:
             entries = list(os.scandir(folder))
         except FileNotFoundError:
             return
+        if not entries and prefix:
+            yield prefix
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
                 yield from self._walk(entry.path, f"{prefix}{entry.name}/")

@@ -122,6 +122,7 @@ class LinuxKernel:
             programs=seen.programs,
             links=seen.model_links(),
             pins=tuple(pins.pins),
+            folders=tuple(pins.folders),
             maps=pins.maps,
             namespaces=seen.namespaces,
             missing=tuple(seen.missing),
@@ -186,10 +187,12 @@ class LinuxKernel:
         return loaded
 
     def unload(self, pins: tuple[str, ...]) -> None:
-        """Unpin paths; those that do not exist are fine. Removes directories that became empty."""
+        """Unpin paths and the folders that become empty; what does not exist is fine. Without paths: ours, if empty."""
         for path in pins:
             self._pins.unlink(path)
             self._keeper.release(path)
+        if not pins:
+            self._pins.remove_root()
 
     def first_program(self, generation: str) -> Identity:
         """Identity of the first program of a pinned generation."""

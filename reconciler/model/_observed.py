@@ -251,6 +251,7 @@ class Snapshot:
         namespaces: name to inode of the namespaces that were looked at.
         missing: names of wanted namespaces that do not exist (now).
         pins: everything under our directory, sorted by path.
+        folders: those under it that hold nothing; a process died before it removed them, or before it pinned there.
         maps: our pinned maps by id.
         bpffs_id: device number of the bpffs our pins are on, to notice a remount.
     """
@@ -262,6 +263,7 @@ class Snapshot:
     programs: Mapping[int, Program] = field(default_factory=dict)
     links: Mapping[int, Link] = field(default_factory=dict)
     pins: tuple[Pin, ...] = ()
+    folders: tuple[str, ...] = ()
     maps: Mapping[int, ObservedMap] = field(default_factory=dict)
     namespaces: Mapping[str, int] = field(default_factory=dict)
     missing: tuple[str, ...] = ()

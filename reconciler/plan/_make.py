@@ -233,6 +233,7 @@ def _clean_up(draft: _Draft, given: PlanInput, targets: Targets, observed: Obser
     known = {path for instance in observed.instances.values() for path in instance.pins}
     known |= state_pins | {current.pin for current in observed.current.values() if current.pin} | set(observed.defunct)
     orphans = {pin.path for pin in given.snapshot.pins} - known
+    orphans |= set(given.snapshot.folders)
     orphans |= set(given.inventory.leftovers) & {pin.path for pin in given.snapshot.pins} - used
     defunct = set(observed.defunct) - planner.freed_pins - planner.held_pins - attached
     if stray := tuple(sorted((orphans | defunct) - {pin for step in draft.unloads for pin in _pins(step)})):

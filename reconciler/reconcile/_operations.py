@@ -80,6 +80,7 @@ def teardown(parts: Parts, *, by: str) -> tuple[Plan, Outcome]:
     outcome = apply.execute(made, kernel=parts.kernel, packages={}, journal=parts.state, checks=_NoChecks())
     parts.state.save_inventory(outcome.inventory)
     parts.state.clear_journal()
+    parts.kernel.unload(())  # that of an earlier one that was killed, where it had nothing else left to remove
     _record(parts, "torn-down", by=by, steps=len(outcome.done))
     Pass(parts, Request(poll=False)).run()  # attaches nothing now; `status` must not go on saying that all is in sync
     return made, outcome

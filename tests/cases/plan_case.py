@@ -207,6 +207,10 @@ class Happening:
         """Somebody pins a program of theirs in our directory."""
         self.world.fake.pins[path] = (PinKind.PROGRAM, self.world.fake.load_foreign_program().id)
 
+    def folder(self, path: str) -> None:
+        """One in our directory that a process died before it removed."""
+        self.world.fake.folders.add(path)
+
     def alter(self, pattern: str) -> None:
         """A frozen map does not hold what it held; only a kernel or our own defect could do that."""
         found = self.world.fake.maps[self.world.fake.pins[self._pin(pattern)][1]]

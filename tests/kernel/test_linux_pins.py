@@ -98,3 +98,34 @@ def test_its_folders_are_for_root_alone_whatever_the_umask_is(pins: Path) -> Non
             assert kernel.snapshot(Scope()).pins
     finally:
         os.umask(before)
+
+
+@pytest.mark.parametrize("left", ["gen/one", "links"])
+def test_an_empty_folder_is_seen_and_removed_with_those_above_it(left: str, pins: Path) -> None:
+    (pins / left).mkdir(parents=True, mode=0o700)
+    with closing(LinuxKernel(pin_dir=pins)) as kernel:
+        seen = kernel.snapshot(Scope())
+        assert (seen.folders, seen.pins, seen.complete) == ((left,), (), True)
+        kernel.unload(seen.folders)
+        assert not pins.exists()
+        kernel.unload(seen.folders)
+
+
+def test_a_folder_that_is_empty_no_more_stays(pins: Path) -> None:
+    (pins / "gen" / "one").mkdir(parents=True, mode=0o700)
+    with closing(LinuxKernel(pin_dir=pins)) as kernel:
+        wanted, packages = generations.generation(HookKind.XDP, (MemberDef(name="one"),))
+        before = kernel.snapshot(Scope()).folders
+        loaded = kernel.load(wanted, packages)
+        kernel.unload(("gen", *before))
+        assert {program.pin for program in loaded.programs} <= {pin.path for pin in kernel.snapshot(Scope()).pins}
+        kernel.unload(())
+        assert pins.exists()
+
+
+def test_our_directory_goes_when_nothing_else_is_left(pins: Path) -> None:
+    pins.mkdir(mode=0o700)
+    with closing(LinuxKernel(pin_dir=pins)) as kernel:
+        assert kernel.snapshot(Scope()).folders == ()
+        kernel.unload(())
+    assert not pins.exists()

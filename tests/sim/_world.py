@@ -50,6 +50,7 @@ class World(Network):
         self.maps: dict[int, FakeMap] = {}
         self.links: dict[int, FakeLink] = {}
         self.pins: dict[str, ObjectKey] = {}
+        self.folders: set[str] = set()
         self.hidden_pins: list[ObjectKey] = []
         self.descriptors: set[ObjectKey] = set()
         self.foreign_descriptors: set[ObjectKey] = set()

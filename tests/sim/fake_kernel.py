@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from reconciler.errors import DrainError, KernelError, NotSupportedError, OccupiedError, StaleError
@@ -139,6 +140,8 @@ class FakeKernel(Observed):
         for path in pins:
             if path in self.pins:
                 self._unlink(path)
+            elif path in self.folders:
+                self._do("unpin", partial(self.folders.discard, path))
 
     def repin(self, path: str, kind: PinKind, identity: Identity) -> None:
         key = (kind, identity.id)

@@ -102,7 +102,7 @@ class Seen:
         hooks: "namespace interface hook" to what is attached: kind, mode, content of the generation.
         qdiscs: "namespace ifindex" of what sits in the place of clsact.
         pins: kinds of pinned objects, counted.
-        unknown: pins that the inventory does not name, and names of it that are not pinned.
+        unknown: pins that the inventory does not name, names of it that are not pinned, and empty folders.
         files: names in the state directory, but for objects of git and what is named by a digest.
         rubbish: temporary files, locks and half packs in the state directory, the package store and the repository.
         expedited: the value of rcu_expedited.
@@ -338,7 +338,7 @@ class Host:
         named = {owned.pin for owned in inventory.attachments if owned.pin} | set(inventory.leftovers)
         for generation in inventory.generations:
             named |= {program.pin for program in generation.programs} | {entry.pin for entry in generation.maps}
-        found = {pin.path for pin in snapshot.pins}
+        found = {pin.path for pin in snapshot.pins} | set(snapshot.folders)
         kinds: dict[str, int] = {}
         for pin in snapshot.pins:
             kinds[str(pin.kind)] = kinds.get(str(pin.kind), 0) + 1
