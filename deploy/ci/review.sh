@@ -25,4 +25,5 @@ status=0
 if [[ ! -s $folder/review.md ]]; then
 	printf '<!-- reconciler-review -->\n## Review: none\n\n**No review could be made.** The log of this job says why.\n' >"$folder/review.md"
 fi
+echo "the comment is in $folder/review.md"
 exit "$status"

@@ -250,6 +250,8 @@ GITIGNORE: Final = """\
 *.key
 id_*
 *-keys/
+# What ci/review.sh leaves.
+/reconciler-review/
 """
 
 README: Final = """\
@@ -271,16 +273,30 @@ repository, verifies who signed each commit and each package, and makes its hook
 ## A change
 
 ```sh
-reconciler test .               # packets of tests/ through the chains; needs root and a host's configuration
+git switch -c faster
 reconciler validate .           # every finding, with file, line and column; needs no privileges
+reconciler test .               # packets of tests/ through the chains; needs root and a host's configuration
 reconciler review --worktree    # what changes, on which hosts, and what gets weaker
 git commit -am 'demo: 20 connections per second'
-git push
+ci/review.sh main faster        # the comment of the pull request, in reconciler-review/review.md
+git push -u origin faster       # open the pull request; once it is approved:
+git switch main && git merge --ff-only faster && git push
 ```
+
+On a host, `reconciler status --reviewed reconciler-review/review.json` says whether what runs there is what was reviewed.
 
 Commits are signed with the SSH key that `init` made (`git config user.signingkey`). Hosts accept commits only from the
 keys in their own `allowed_signers`, so merge by fast-forward, or give a merge bot a key of its own: a forge's own
-signature is not accepted.
+signature is not accepted. Who works in a clone of their own configures it once, and every host lists their key:
+
+```sh
+git config gpg.format ssh && git config commit.gpgsign true
+git config user.signingkey ~/.ssh/id_ed25519
+printf '%s namespaces="git" %s\\n' "$(git config user.email)" "$(cut -d' ' -f1,2 ~/.ssh/id_ed25519.pub)"  # for allowed_signers
+```
+
+The jobs install the reconciler from where pip finds it. While no index that you use has it, put the address of a wheel
+(`make wheel` in the reconciler's repository) where they say `RECONCILER_PACKAGE`.
 
 ## A new package
 

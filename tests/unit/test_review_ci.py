@@ -131,7 +131,9 @@ def test_the_script_reviews_the_merge_of_a_branch_and_then_what_was_merged(polic
     made = json.loads((policy / "out" / "review.json").read_text())
     assert (made["base"], made["kind"]) == (git(policy, "rev-parse", "main"), "merge")
     assert json.loads((policy / "out" / "review.sarif").read_text())["version"] == "2.1.0"
+    assert ran.stdout.endswith("\nthe comment is in out/review.md\n")
     assert run_script(policy, "main", "raise", FAIL_ON="info").returncode == 2
+    assert git(policy, "status", "--short") == "?? out/"  # what it leaves by default is ignored
 
     before = git(policy, "rev-parse", "main")
     git(policy, "merge", "-q", "--no-edit", "raise")
