@@ -36,9 +36,7 @@ FETCH: Final = (
     "--quiet",
     "--no-tags",
     "--no-recurse-submodules",
-    "--no-write-fetch-head",
     "--no-auto-maintenance",
-    "--end-of-options",
 )
 LOCK_TIMEOUT: Final = 10.0
 """Seconds to wait for another process that fetches or promotes."""
@@ -228,6 +226,8 @@ class LocalRepository:
                 "git fetch locally",
                 self._runner.run,
                 *FETCH,
+                "--no-write-fetch-head",
+                "--end-of-options",
                 str(self.directory),
                 *(f"+{ref}:{ref}" for ref in refs),
                 timeout=self._limits.fetch_timeout,
@@ -257,6 +257,14 @@ class LocalRepository:
                 f"{self.directory}: expected at most {limit} bytes, got more; the fetch was ended",
                 reason="SourceTooLarge",
             )
+
+    def fetched(self) -> str | None:
+        """What the last fetch brought, while still `writing`; None when git took nothing of what was sent.
+
+        A mark does not say it: git leaves a ref as it was, and ends with 0, where a server's history is shallow.
+        """
+        head = (self.directory / "FETCH_HEAD").read_text("utf-8", "replace").partition("\t")[0]
+        return check_id(head) if head else None
 
     def packs(self) -> int:
         """How many packs there are; every fetch brings one."""

@@ -151,6 +151,7 @@ class Source:
                 "git fetch",
                 self._runner.run,
                 *FETCH,
+                "--end-of-options",
                 self._settings.url,
                 f"+{self._settings.ref}:{reference(Mark.CANDIDATE)}",
                 timeout=timeout,
@@ -166,7 +167,7 @@ class Source:
                     )
                 raise explain(f"fetch {self._settings.ref}", done, remote)
             self._local.refuse_shallow()
-        got = self.marked(Mark.CANDIDATE)
+            got = self._local.fetched()
         if got is None:
             raise SourceRefusedError(
                 f"fetch: expected {self._settings.ref} with its whole history; the source is shallow or keeps it back",

@@ -690,6 +690,26 @@ def test_a_shallow_server_is_refused(repository: GitRepository, tmp_path: Path) 
     assert not (tmp_path / "git" / "shallow").exists()
 
 
+def test_a_server_that_becomes_shallow_is_not_taken_for_one_without_news(
+    https: HttpsServer, repository: GitRepository, tmp_path: Path
+) -> None:
+    with closing(over_https(https, tmp_path)) as source:
+        first = source.resolve()
+        source.fetch(first)
+        repository.commit({**FILES, "chains/b.yaml": b"b"})
+        repository.commit({**FILES, "chains/b.yaml": b"c"})
+        shallow = tmp_path / "shallow"
+        repository.git("clone", "--quiet", "--bare", "--depth=1", f"file://{repository.path}", str(shallow))
+        shutil.rmtree(repository.path)
+        shallow.rename(repository.path)
+        # git ends with 0 and leaves the ref as it was.
+        for ask in (source.pull, lambda: source.fetch(source.resolve())):
+            with pytest.raises(SourceError) as caught:
+                ask()
+            assert caught.value.reason == "ShallowSource"
+        assert source.checkout(first).problems == ()
+
+
 def test_a_ref_that_is_gone_and_an_empty_repository(
     https: HttpsServer, repository: GitRepository, tmp_path: Path
 ) -> None:
