@@ -8,7 +8,7 @@ import os
 import socket
 import sys
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -191,9 +191,10 @@ def open_parts(
 
 
 def emit_json(record: Mapping[str, object]) -> None:
-    """Events of the agent: JSON lines on stdout."""
-    sys.stdout.write(json.dumps(record, ensure_ascii=True) + "\n")
-    sys.stdout.flush()
+    """Events of the agent: JSON lines on stdout. A log that takes nothing (a full disk, a pipe's end) stops no pass."""
+    with suppress(OSError):
+        sys.stdout.write(json.dumps(record, ensure_ascii=True) + "\n")
+        sys.stdout.flush()
 
 
 def emit_nothing(record: Mapping[str, object]) -> None:
