@@ -145,7 +145,8 @@ class ServiceManager:
             return
         # A name that begins with @ is in the abstract namespace, see unix(7).
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection, contextlib.suppress(OSError):
+        # Also when no socket can be had.
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:
             connection.settimeout(NOTIFY_SECONDS)
             connection.sendto("\n".join(lines).encode(), address)
 
@@ -281,6 +282,7 @@ class Sensor:
         try:
             connection, _ = self._listener.accept()
         except OSError:
+            time.sleep(SETTLE_SECONDS)  # without a free descriptor it would be ready again at once, and for long
             return
         if len(self._clients) >= MAX_CLIENTS:
             connection.close()

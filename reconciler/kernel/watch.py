@@ -82,8 +82,9 @@ class InterfaceWatch:
                 with suppress(BlockingIOError):
                     os.read(descriptor, _READ)
         if self._inotify in ready:
-            self._watch_folder()
-            self._follow()
+            with suppress(OSError):  # no descriptor is left, for example: the timer will find what happens there
+                self._watch_folder()
+                self._follow()
 
     def close(self) -> None:
         """Release every descriptor. Idempotent."""

@@ -3,11 +3,19 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import select
 from contextlib import closing
+from typing import TYPE_CHECKING
+
+import pytest
 
 from reconciler.kernel.watch import InterfaceWatch, open_watches
 from tests.kernel import support
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def wakes(watch: InterfaceWatch, seconds: float = 2.0) -> bool:
@@ -72,3 +80,23 @@ def test_closing_twice_is_fine() -> None:
     (watch,) = open_watches(["host"])
     watch.close()
     watch.close()
+
+
+def test_without_a_free_descriptor_nothing_new_is_followed_and_nothing_ends(tmp_path: Path) -> None:
+    watch = InterfaceWatch((support.unique(),), tmp_path)
+    with closing(watch):
+        (tmp_path / "appears").touch()
+        assert wakes(watch)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        free = os.open(os.devnull, os.O_RDONLY)
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+        try:
+            with pytest.raises(OSError, match="Too many open files"):
+                os.open(os.devnull, os.O_RDONLY)
+            watch.drain()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert not wakes(watch, 0)
+        (tmp_path / "appears").unlink()
+        assert wakes(watch)

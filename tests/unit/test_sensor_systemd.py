@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 from contextlib import closing
 from typing import TYPE_CHECKING
@@ -114,3 +115,19 @@ def test_without_systemd_and_with_one_that_is_gone_nothing_happens(systemd: Syst
     manager = ServiceManager({"NOTIFY_SOCKET": "/nonexistent/notify"})
     manager.passed("x")
     manager.waiting()
+
+
+def test_without_a_free_descriptor_a_message_is_lost_and_nothing_else(systemd: Systemd) -> None:
+    manager = ServiceManager(systemd.environment())
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.open(os.devnull, os.O_RDONLY)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            os.open(os.devnull, os.O_RDONLY)
+        manager.passed("lost")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    manager.passed("heard")
+    assert systemd.heard() == [["STATUS=heard"]]
