@@ -51,6 +51,9 @@ after the last one its packets go without the chain."""
 ASKING_VERBS: Final = frozenset({"apply", "confirm", "plan", "accept", "resume"})
 """What wants to know what the source says now: answered when that is known."""
 
+MAX_WAITING: Final = 16
+"""Requests of others than root that wait for the source: each holds a descriptor, and gets a pass of its own."""
+
 ROOT_VERBS: Final = frozenset({"accept", "suspend", "resume", "confirm", "teardown"})
 """What only uid 0 may ask for; the socket's mode and group decide about the rest."""
 
@@ -298,8 +301,16 @@ class Agent:
         if command.verb not in ASKING_VERBS:
             self._reply(command, None)
             return
+        if command.uid != 0 and len(self.waiting) + len(self.later) >= MAX_WAITING:
+            message = f"{MAX_WAITING} requests wait for the source already; try again when it has answered"
+            command.reply({"error": message, "reason": "Busy", "exitCode": int(ExitCode.ERROR)})
+            return
         if command.verb == "resume":  # from now on, also for the question
-            operations.resume(self.parts, by=f"uid {command.uid}")
+            try:
+                operations.resume(self.parts, by=f"uid {command.uid}")
+            except ReconcilerError as error:
+                command.reply(_refusal(error))
+                return
         self.later.append(command)
         if (answer := self._question(due=False)) is not None:
             self._answered(answer)
@@ -308,7 +319,7 @@ class Agent:
         try:
             answer = self._answer(command, known)
         except ReconcilerError as error:
-            answer = {"error": str(error), "reason": error.reason, "exitCode": int(error.exit_code)}
+            answer = _refusal(error)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             answer = {
                 "error": f"{command.verb}: bad arguments: {error}",
@@ -348,6 +359,10 @@ class Agent:
                     "reason": "Usage",
                     "exitCode": int(ExitCode.USAGE),
                 }
+
+
+def _refusal(error: ReconcilerError) -> dict[str, Any]:
+    return {"error": str(error), "reason": error.reason, "exitCode": int(error.exit_code)}
 
 
 def answer_of(result: PassResult) -> dict[str, Any]:

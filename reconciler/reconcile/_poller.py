@@ -14,7 +14,6 @@ from __future__ import annotations
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Protocol
 
-from reconciler.errors import ReconcilerError
 from reconciler.reconcile._parts import Answer
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ class Poller(Protocol):
     def maintain(self) -> None:
         """Repack or rebuild when that is due; only while not `busy`."""
 
-    def failure(self) -> ReconcilerError | None:
+    def failure(self) -> Exception | None:
         """What maintenance ended with, once."""
 
     def close(self) -> None:
@@ -72,7 +71,7 @@ class InlinePoller:
         """Nothing is asked yet."""
         self._source = source
         self._answer: Answer | None = None
-        self._failure: ReconcilerError | None = None
+        self._failure: Exception | None = None
 
     def ask(self, *, expecting: bool) -> None:
         """Ask, and wait for the answer."""
@@ -87,7 +86,7 @@ class InlinePoller:
         """Maintain, and wait for the end."""
         self._failure = _maintained(self._source)
 
-    def failure(self) -> ReconcilerError | None:
+    def failure(self) -> Exception | None:
         """What maintenance ended with, once."""
         failure, self._failure = self._failure, None
         return failure
@@ -105,7 +104,7 @@ class ThreadPoller:
         # The thread must outlive its git: a killed *thread's* children get their parent-death signal too.
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="source")
         self._asked: Future[Answer] | None = None
-        self._maintained: Future[ReconcilerError | None] | None = None
+        self._maintained: Future[Exception | None] | None = None
 
     @property
     def busy(self) -> bool:
@@ -129,7 +128,7 @@ class ThreadPoller:
         self._maintained = self._pool.submit(_maintained, self._source)
         self._maintained.add_done_callback(lambda _: self._wake())
 
-    def failure(self) -> ReconcilerError | None:
+    def failure(self) -> Exception | None:
         """What maintenance ended with, once."""
         if self._maintained is None or not self._maintained.done():
             return None
@@ -142,9 +141,9 @@ class ThreadPoller:
         self._pool.shutdown()
 
 
-def _maintained(source: Source) -> ReconcilerError | None:
+def _maintained(source: Source) -> Exception | None:
     try:
         source.maintain()
-    except ReconcilerError as error:
+    except Exception as error:  # noqa: BLE001  # as in `ask`: it is told, and ends nothing
         return error
     return None

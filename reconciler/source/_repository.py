@@ -68,12 +68,17 @@ class LocalRepository:
             return self._runner.run(*arguments, timeout=self._limits.read_timeout)
 
     def id_length(self) -> int | None:
-        """Hex digits of an object id; None before the repository exists."""
-        try:
-            config = (self.directory / "config").read_text("utf-8")
-        except FileNotFoundError:
-            return None
-        return 64 if "sha256" in config else 40
+        """Hex digits of an object id; None before the repository exists.
+
+        Raises:
+            SourceError: the disk does not say.
+        """
+        with disk_errors(self.directory):
+            try:
+                config = (self.directory / "config").read_bytes()
+            except FileNotFoundError:
+                return None
+        return 64 if b"sha256" in config else 40
 
     def require(self) -> int:
         """Hex digits of an object id.

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from reconciler import reconcile
-from reconciler.errors import SourceError, StaleError
+from reconciler.errors import SourceError, StaleError, StateError
 from reconciler.reconcile import _converge, _decide, _loop
 from reconciler.sensor import Command, Wake
+from reconciler.state import State
 from tests.sim.host import Host, chain, member
 
 if TYPE_CHECKING:
@@ -308,6 +309,18 @@ def test_suspend_resume_and_teardown_over_the_socket(edge: Host) -> None:
     assert edge.kernel.pins == {}
     assert asked(edge, "resume")["exitCode"] == 0
     assert edge.runs() == ["ratelimit"]
+
+
+def test_a_disk_that_takes_no_record_is_an_answer_and_ends_no_agent(
+    edge: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: object, record: object) -> None:
+        raise StateError(f"cannot write {record}: No space left on device")
+
+    monkeypatch.setattr(State, "save_control", refuse)
+    clients = [Client(verb, seconds=60, reason="INC-1") for verb in ("suspend", "resume", "teardown")]
+    run(edge, *[client.wake for client in clients])
+    assert ["No space left" in client.answer()["error"] for client in clients] == [True] * 3
 
 
 def test_accept_and_confirm_over_the_socket(edge: Host) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from reconciler import reconcile
 from reconciler.errors import SourceError
 from reconciler.reconcile import Answer
+from reconciler.reconcile._loop import MAX_WAITING
 from reconciler.reconcile._poller import ask
 from reconciler.sensor import Wake
 from tests.sim.host import Host, chain, member
@@ -186,6 +187,16 @@ def test_a_plan_a_confirmation_and_an_acceptance_use_the_answer_that_was_waited_
     two.run(two.poller.arrive, accept.wake, two.poller.arrive)
     assert accept.answer()["status"]["reason"] == "Applied"
     assert edge.applied == other
+
+
+def test_requests_that_wait_for_a_silent_source_are_few_and_root_is_always_heard(edge: Host) -> None:
+    many = [Client("plan", uid=1000) for _ in range(3 * MAX_WAITING)]
+    root = Client("plan")
+    one = story(edge)
+    one.run(*[client.wake for client in (*many, root)], one.poller.arrive, LOOK, one.poller.arrive)
+    answers = [client.answer() for client in many]
+    assert [answer.get("reason") for answer in answers] == [None] * MAX_WAITING + ["Busy"] * 2 * MAX_WAITING
+    assert root.answer()["exitCode"] == 0
 
 
 def test_a_source_that_failed_is_an_answer_too(edge: Host) -> None:

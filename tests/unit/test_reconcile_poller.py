@@ -8,6 +8,8 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
+import pytest
+
 from reconciler.errors import SourceError
 from reconciler.reconcile import Answer, InlinePoller, ThreadPoller
 from reconciler.sensor import Wake, open_sensor
@@ -102,8 +104,9 @@ def test_errors_and_defects_are_answers() -> None:
             assert poller.take() == Answer(error=broken)
 
 
-def test_what_maintenance_ended_with_is_told_once() -> None:
-    source = SlowSource(broken=SourceError("no space", reason="DiskFull"))
+@pytest.mark.parametrize("broken", [SourceError("no space", reason="DiskFull"), RuntimeError("no space")])
+def test_what_maintenance_ended_with_is_told_once(broken: Exception) -> None:
+    source = SlowSource(broken=broken)
     inline = InlinePoller(cast("Source", source))
     inline.maintain()
     assert str(inline.failure()) == "no space"
