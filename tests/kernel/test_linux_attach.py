@@ -17,6 +17,7 @@ import pytest
 from reconciler import _points
 from reconciler.errors import KernelError, NotSupportedError, StaleError
 from reconciler.kernel import Scope, _attach, _attr, _bpf
+from reconciler.kernel._bpf import _links
 from reconciler.kernel._netlink import Route
 from reconciler.kernel.linux import LinuxKernel
 from reconciler.model import (
@@ -396,7 +397,7 @@ def test_a_hook_with_more_entries_than_there_is_room_for_is_read_whole(
         point = tcx.point(wire.near, wire.interface)
         whole = tcx.kernel.read_hook(point)
         assert len(whole.attachments) == 5
-        monkeypatch.setattr(_bpf, "MAX_MPROG", 2)
+        monkeypatch.setattr(_links, "MAX_MPROG", 2)
         assert tcx.kernel.read_hook(point) == whole
 
 
@@ -409,7 +410,7 @@ def test_a_signal_while_the_verifier_runs_is_no_failure(monkeypatch: pytest.Monk
             raise BlockingIOError(errno.EAGAIN, "signal pending")
         return real(command, attr)
 
-    monkeypatch.setattr(_bpf, "bpf", interrupted)
+    monkeypatch.setattr(_links, "bpf", interrupted)
     os.close(_bpf.load_trivial(_bpf.ProgType.XDP, 2, _bpf.BPF_XDP))
     assert calls == [_bpf.Cmd.PROG_LOAD] * 3
 
@@ -492,7 +493,7 @@ def test_the_link_of_another_namespace_is_not_taken_for_the_one_on_the_hook(xdp:
 def load_xdp(flags: int) -> int:
     """A program that lets everything pass, with or without multi-buffer support."""
     code = (_attr.Insn(code=0xB7, imm=2), _attr.Insn(code=0x95))
-    return _bpf._load(code, _bpf.ProgType.XDP, _bpf.BPF_XDP, flags)
+    return _links._load(code, _bpf.ProgType.XDP, _bpf.BPF_XDP, flags)
 
 
 def test_ours_on_equal_ifindexes_are_told_apart(xdp: Rig) -> None:
