@@ -41,6 +41,11 @@ class Raw(NamedTuple):
     filters: tuple[BpfFilter, ...] = ()
     qdisc: Qdisc = "none"
 
+    @property
+    def empty(self) -> bool:
+        """Whether nothing runs there: most hooks of most hosts."""
+        return not (self.xdp or self.filters or (self.tcx is not None and self.tcx.entries))
+
     def programs(self) -> Iterable[int]:
         """Ids of all programs on the hook."""
         yield from (program for _, program in self.xdp)
@@ -181,6 +186,9 @@ def to_state(
     point: HookPoint, raw: Raw, *, settled: bool, xdp_link: Callable[[HookPoint, str, int], int | None]
 ) -> HookState:
     """The hook's state, attachments in the order in which the kernel runs them."""
+    revision = raw.tcx.revision if raw.tcx is not None else None
+    if raw.empty:
+        return HookState(point=point, revision=revision, settled=settled, clsact=raw.qdisc)
     attachments: list[Attachment] = []
     for mode, program in raw.xdp:
         link = xdp_link(point, mode, program)
@@ -193,7 +201,7 @@ def to_state(
     return HookState(
         point=point,
         attachments=tuple(attachments),
-        revision=raw.tcx.revision if raw.tcx is not None else None,
+        revision=revision,
         settled=settled,
         clsact=raw.qdisc,
     )

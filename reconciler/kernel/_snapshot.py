@@ -154,7 +154,7 @@ def look(reader: Reader, scope: Scope, pins: PinWalk) -> Look:
         _add_interfaces(seen, name, namespace.devices)
         before = first[name].hooks if name in first else {}
         for point, raw in _points(name, seen.namespaces[name], namespace):
-            if before.get(point.ifindex, {}).get(point.kind) != raw or not _known(seen, raw):
+            if before.get(point.ifindex, {}).get(point.kind) != raw or not (raw.empty or _known(seen, raw)):
                 unsettled.append(point)
             else:
                 seen.hooks[point] = reader.state(point, raw, resolver, settled=True)
