@@ -283,16 +283,17 @@ git push -u origin faster       # open the pull request; once it is approved:
 git switch main && git merge --ff-only faster && git push
 ```
 
-On a host, `reconciler status --reviewed reconciler-review/review.json` says whether what runs there is what was reviewed.
+On a host, `reconciler status --reviewed reconciler-review/review.json` says whether it runs what was reviewed.
 
 Commits are signed with the SSH key that `init` made (`git config user.signingkey`). Hosts accept commits only from the
 keys in their own `allowed_signers`, so merge by fast-forward, or give a merge bot a key of its own: a forge's own
-signature is not accepted. Who works in a clone of their own configures it once, and every host lists their key:
+signature is not accepted. Who works in a clone of their own configures it once, and every host lists their key in
+`allowed_signers` (the last command prints the line):
 
 ```sh
 git config gpg.format ssh && git config commit.gpgsign true
 git config user.signingkey ~/.ssh/id_ed25519
-printf '%s namespaces="git" %s\\n' "$(git config user.email)" "$(cut -d' ' -f1,2 ~/.ssh/id_ed25519.pub)"  # for allowed_signers
+printf '%s namespaces="git" %s\\n' "$(git config user.email)" "$(cut -d' ' -f1,2 ~/.ssh/id_ed25519.pub)"
 ```
 
 The jobs install the reconciler from where pip finds it. While no index that you use has it, put the address of a wheel
