@@ -124,7 +124,7 @@ def read_documents(data: bytes, *, file: str) -> tuple[tuple[Document, ...], tup
     try:
         builder.read(_LOADER(text))
     except yaml.MarkedYAMLError as error:
-        builder.syntax_error(error)
+        builder.syntax_error(error, text)
     except _StopReadingError:
         pass
     except yaml.YAMLError as error:
@@ -198,11 +198,18 @@ class _Builder:
             Diagnostic(message=message, file=self.file, line=place[0], column=place[1], pointer=pointer)
         )
 
-    def syntax_error(self, error: yaml.MarkedYAMLError) -> None:
+    def syntax_error(self, error: yaml.MarkedYAMLError, text: str) -> None:
         mark = error.problem_mark or error.context_mark
-        place = (mark.line + 1, mark.column + 1) if mark is not None else START
         context = f" ({error.context})" if error.context else ""
-        self.report(f"expected YAML, got: {error.problem or 'something else'}{context}", place, ends=True)
+        message = f"expected YAML, got: {error.problem or 'something else'}{context}"
+        # The two that are made most often, which libyaml tells in its own words, the second one a line too late.
+        if error.problem_mark is not None and text[error.problem_mark.index : error.problem_mark.index + 1] == "\t":
+            message = "expected spaces, got a tab; YAML is indented with spaces only"
+        elif error.problem == "could not find expected ':'" and error.context_mark is not None:
+            mark = error.context_mark
+            message = "expected a key, a colon and a space (`key: value`), got text without them"
+        place = (mark.line + 1, mark.column + 1) if mark is not None else START
+        self.report(message, place, ends=True)
         # What was read of this document stays out: half a document must not be mistaken for a whole one.
 
     def read(self, loader: Any) -> None:  # noqa: ANN401 - either of PyYAML's, which have no common type

@@ -17,7 +17,7 @@ import click
 from reconciler import manifest, plan
 from reconciler.cli._compose import ConfiguredPackages, make_kernel
 from reconciler.cli._output import progress, say, say_json, table
-from reconciler.cli._tree import read_tests, read_tree
+from reconciler.cli._tree import no_repository, read_tests, read_tree
 from reconciler.errors import ExitCode, InputError
 from reconciler.model import DesiredState, family_of
 from reconciler.reconcile import package_refs
@@ -81,10 +81,13 @@ def test(context: Context, *, path: Path) -> int:
 
 def _read(root: Path) -> tuple[DesiredState, tuple[PacketTest, ...]]:
     """The chains that have tests, and the tests. Raises InputError with every finding."""
+    nothing = no_repository(root)
+    if nothing is not None:
+        raise InputError((nothing,))
     files, problems = read_tree(root)
     checked = manifest.parse_all(files, problems=problems)
     found, unreadable = read_tests(root)
-    tests, findings = manifest.parse_tests(found, checked.chains)
+    tests, findings = manifest.parse_tests(found, None if checked.findings else checked.chains)
     if checked.findings or unreadable or findings:
         raise InputError((*checked.findings, *unreadable, *findings))
     if not tests:

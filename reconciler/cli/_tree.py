@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from reconciler import manifest
@@ -10,6 +11,17 @@ from reconciler.errors import Diagnostic, InputError
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+def no_repository(root: Path) -> Diagnostic | None:
+    """What is wrong with a folder that holds nothing of a policy repository, and where one lies; None if it does."""
+    here = root.absolute()
+    if any(os.path.lexists(here / name) for name in (manifest.REPOSITORY_FILE, manifest.CHAINS_FOLDER)):
+        return None
+    above = next((each for each in here.resolve().parents if (each / manifest.REPOSITORY_FILE).is_file()), None)
+    what = "expected a policy repository here (reconciler.yaml and chains/), got neither"
+    hint = f"one lies in {above}: name that" if above else "name its folder, or make one with `reconciler init DIR`"
+    return Diagnostic(message=f"{what}; {hint}", file=str(here))
 
 
 def read_tree(

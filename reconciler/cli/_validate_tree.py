@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from reconciler import manifest, packages, plan
-from reconciler.cli._tree import read_file, read_tests, read_tree
+from reconciler.cli._tree import no_repository, read_file, read_tests, read_tree
 from reconciler.config import Guardrail, SecureConfig, SecureMode
 from reconciler.errors import Diagnostic, InputError
 from reconciler.model import (
@@ -51,6 +51,10 @@ def _package_folder(path: Path, report: Report) -> None:
 
 
 def _work_tree(root: Path, report: Report) -> None:
+    nothing = no_repository(root)
+    if nothing is not None:
+        report.findings.append(nothing)
+        return
     files, problems = read_tree(root, (manifest.CHAINS_FOLDER, manifest.HOSTS_FOLDER))
     paper = tuple(each for each in problems if (each.file or "").startswith(manifest.HOSTS_FOLDER))
     report.findings += manifest.parse_groups(files, problems=paper).findings
@@ -75,7 +79,13 @@ def _work_tree(root: Path, report: Report) -> None:
             _check_chain(chain, usable, document, report)
     report.packages += sum(package is not None for package in found.values())
     tests, unreadable = read_tests(root)
-    report.findings += (*unreadable, *manifest.parse_tests(tests, checked.chains)[1])
+    # A test of a chain that cannot be read is not wrong because of that.
+    known = None if any(_is_of_chains(each) for each in checked.findings) else checked.chains
+    report.findings += (*unreadable, *manifest.parse_tests(tests, known)[1])
+
+
+def _is_of_chains(finding: Diagnostic) -> bool:
+    return f"{finding.file}/".startswith(manifest.CHAINS_FOLDER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +103,9 @@ def _package(root: Path, ref: PackageRef, place: _Place, report: Report) -> Pack
     name = f"packages/{packages.archive_name(ref)}"
     path = root / name
     if not path.is_file():
-        message = f"expected {name} in the same commit, got none; add it, or name its repository"
+        others = sorted(each.name for each in path.parent.glob(f"{ref.name}-*.tar.gz"))
+        got = ", ".join(others[:3]) or "none"
+        message = f"expected {name} in the same commit, got {got}; add it, or name the `repository` that has it"
         report.findings.append(place.finding(message))
         return None
     try:

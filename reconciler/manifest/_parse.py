@@ -115,7 +115,7 @@ def parse(
             findings += file.findings
     mine = [chain for chain in _chains(read) if selects(chain.chain.hosts, host)]
     findings += _conflicts(mine, one_host=True)
-    findings += _empty(read, allow_empty=about.allow_empty)
+    findings += _empty(read, about)
     if findings or about.name is None:
         raise ManifestError(tuple(findings))
     return desired_of(about.name, (chain.chain for chain in mine), allow_empty=about.allow_empty)
@@ -156,7 +156,7 @@ def parse_all(
         findings += file.findings
     chains = list(_chains(read))
     findings += _conflicts(chains, one_host=False)
-    findings += _empty(read, allow_empty=about.allow_empty)
+    findings += _empty(read, about)
     return Validation(
         findings=tuple(findings),
         repository=about.name,
@@ -370,8 +370,9 @@ def _disagreements(a: Chain, b: Chain) -> Iterable[tuple[str, str]]:
         yield "/spec/members", f"expected at most {MAX_CHAIN_MEMBERS} members with {{other}}, got {together}; drop some"
 
 
-def _empty(read: Mapping[str, _File], *, allow_empty: bool) -> list[Diagnostic]:
-    if allow_empty or any(file.chains or file.findings for file in read.values()):
+def _empty(read: Mapping[str, _File], about: _About) -> list[Diagnostic]:
+    # Where reconciler.yaml cannot be read, nobody knows whether that is allowed; its own finding stops every host.
+    if about.name is None or about.allow_empty or any(file.chains or file.findings for file in read.values()):
         return []
     message = "expected at least one chain below chains/, got none; set spec.allowEmpty if every host shall detach all"
     return [Diagnostic(message=message, file=REPOSITORY_FILE)]

@@ -90,6 +90,28 @@ def test_a_missing_package(policy: Path) -> None:
     assert "expected packages/ratelimit-1.0.0.tar.gz in the same commit" in found["message"]
 
 
+def test_another_version_of_a_package_is_named(policy: Path) -> None:
+    change(policy, "version: 1.0.0", "version: 1.0.1")
+    (found,) = findings(policy)
+    assert "expected packages/ratelimit-1.0.1.tar.gz in the same commit, got ratelimit-1.0.0.tar.gz" in found["message"]
+
+
+def test_a_chain_that_cannot_be_read_is_no_fault_of_its_test(policy: Path) -> None:
+    change(policy, "type: xdp", "type: xpd")
+    (found,) = findings(policy)
+    assert found["file"] == "chains/demo.yaml"
+
+
+def test_a_folder_without_a_repository_says_where_one_lies(policy: Path, tmp_path: Path) -> None:
+    (found,) = findings(tmp_path)
+    assert found["file"] == str(tmp_path)
+    assert "expected a policy repository here (reconciler.yaml and chains/), got neither" in found["message"]
+    (found,) = findings(policy / "chains")
+    assert found["message"].endswith(f"one lies in {policy.resolve()}: name that")
+    ran = reconciler("test", policy / "tests")
+    assert (ran.code, f"one lies in {policy.resolve()}" in ran.err) == (1, True)
+
+
 def test_a_missing_signature(policy: Path) -> None:
     next((policy / "packages").glob("*.sigstore.json")).unlink()
     (found,) = findings(policy)
