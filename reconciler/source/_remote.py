@@ -35,10 +35,11 @@ MAX_RETRY_AFTER: Final = 3600.0
 _PLAIN_PATH: Final = re.compile(r"/[A-Za-z0-9._+=@/-]+")
 _USER_INFORMATION: Final = re.compile(r"(?<=://)[^/@\s]*@")
 
-# First match wins. Each pattern was seen with git 2.39 (GnuTLS) and OpenSSH 9.2, or stands in their sources.
+# First match wins. Each pattern was seen with git 2.39 (GnuTLS) and OpenSSH 9.2, or stands in their sources. A server
+# chooses what git repeats of it: no pattern may look further from each place than the longest URL.
 _REASONS: Final[tuple[tuple[str, str, str], ...]] = (
     (
-        r"REMOTE HOST IDENTIFICATION HAS CHANGED|Host key verification failed|No .* host key is known",
+        r"REMOTE HOST IDENTIFICATION HAS CHANGED|Host key verification failed|No \S+ host key is known",
         "HostKeyRefused",
         "the server's host key is not the one in the known hosts file",
     ),
@@ -58,7 +59,7 @@ _REASONS: Final[tuple[tuple[str, str, str], ...]] = (
     (r"unable to update url base from redirection|error: 30\d\b|redirect", "RedirectRefused", "the source redirects"),
     (r"error: 429\b", "SourceThrottled", "the source asks for fewer requests"),
     (
-        r"not valid: is this a git repository|does not appear to be a git repository|[Rr]epository.*not found"
+        r"not valid: is this a git repository|does not appear to be a git repository|[Rr]epository.{0,2200}?not found"
         r"|error: 404\b|expected flush|bad line length|invalid server response|protocol error",
         "NotARepository",
         "there is no git repository at this URL",
@@ -155,7 +156,7 @@ def retry_after(trace: bytes) -> float | None:
 
 def _explained(action: str, messages: bytes, code: int, remote: Remote | None) -> SourceError:
     text = messages.decode("utf-8", "backslashreplace")
-    for secret in sorted(remote.secrets if remote else (), key=len, reverse=True):
+    for secret in sorted(filter(None, remote.secrets if remote else ()), key=len, reverse=True):
         text = text.replace(secret, "***")
     text = _USER_INFORMATION.sub("***@", text)
     detail = _detail(text)

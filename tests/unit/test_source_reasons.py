@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from reconciler.errors import Disposition
@@ -130,3 +132,18 @@ def test_how_long_the_server_asks_to_wait(lines: list[str], seconds: float | Non
 
 def test_what_we_sent_is_no_answer() -> None:
     assert retry_after(b"x => Send header: Retry-After: 17\n == Info: <= Recv header: retry-after: 3\n") is None
+
+
+@pytest.mark.parametrize("word", ["No ", "repository ", "Repository '", "://", "error: object a", "certificate "])
+def test_what_a_server_makes_git_say_is_read_in_bounded_time(word: str) -> None:
+    # A pattern that looks to the end of the line from each of these places takes hours for that, not a moment.
+    error = explain("poll main", failed(b"fatal: remote error: " + word.encode() * ((1 << 20) // len(word))))
+    assert error.reason == "SourceUnavailable"
+    assert len(str(error)) < 500
+
+
+def test_an_empty_password_is_no_secret() -> None:
+    remote = replace(REMOTE, secrets=("", "s3cret"))
+    error = explain("poll main", failed(b"fatal: Authentication failed for 's3cret'"), remote)
+    assert error.reason == "AuthenticationFailed"
+    assert "'***'" in str(error)
