@@ -38,6 +38,8 @@ FETCH: Final = (
     "--no-recurse-submodules",
     "--no-auto-maintenance",
 )
+BLOCK: Final = 4096
+"""Bytes that a file takes at least on common file systems: a million objects of some bytes each fill a disk, too."""
 LOCK_TIMEOUT: Final = 10.0
 """Seconds to wait for another process that fetches or promotes."""
 
@@ -330,6 +332,10 @@ class LocalRepository:
             raise explain(f"make the repository {self._fresh}", done)
         (self._fresh / "config").write_text(_CONFIGS[length], "utf-8")
         self._fresh.chmod(0o700)
+        # What git writes later it syncs; an empty one of these after a power cut would be no repository for good.
+        for name in ("HEAD", "config"):
+            with (self._fresh / name).open("rb") as file:
+                _points.at("fsync git", os.fsync, file.fileno())
 
     def _itself(self) -> Remote:
         # This repository as a source: the only use of a transport that no configuration allowed.
@@ -348,7 +354,7 @@ class LocalRepository:
         for folder in (self.directory / "objects").iterdir():
             for path in folder.iterdir() if folder.is_dir() else ():
                 with contextlib.suppress(FileNotFoundError):  # a fetch renames what it wrote
-                    total += path.stat().st_size
+                    total += -(-path.stat().st_size // BLOCK) * BLOCK
         return total
 
     def _lock(self, descriptor: int, timeout: float) -> None:

@@ -637,10 +637,11 @@ def test_a_folder_of_static_files_is_enough_but_its_alternates_are_not_followed(
             assert other.requests == []
 
 
+@pytest.mark.parametrize(("files", "size"), [(64, 1 << 16), (800, 8)])
 def test_static_files_cannot_fill_the_disk(
-    repository: GitRepository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    repository: GitRepository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: int, size: int
 ) -> None:
-    # Loose objects come one by one, so no limit on a file's size limits them.
+    # Loose objects come one by one, so no limit on a file's size limits them; each takes a block, however small it is.
     monkeypatch.setattr(_git, "WATCH_SECONDS", 0.01)
     first = repository.head()
     assert first is not None
@@ -651,7 +652,7 @@ def test_static_files_cannot_fill_the_disk(
         with closing(over_https(server, tmp_path, **limits)) as source:
             source.fetch(source.resolve())
             source.promote(first)
-            junk = {f"junk/{number}": os.urandom(1 << 16) for number in range(64)}
+            junk = {f"junk/{number}": os.urandom(size) for number in range(files)}
             repository.commit({**FILES, **junk})
             repository.git("update-server-info")
             with pytest.raises(SourceError) as caught:
