@@ -80,7 +80,7 @@ def decode_record(data: bytes, *, file: str) -> HostRecord:
     """
     try:
         raw = msgspec.json.decode(data)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{file}: expected a record of `reconciler observe --record`, got no JSON: {error}") from error
     version = raw.get("version") if isinstance(raw, dict) else None
     if not isinstance(version, int) or isinstance(version, bool):
