@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from reconciler.errors import Diagnostic
-    from reconciler.model import Acknowledgement, Chain, HostGroup, Member, PackageRef
+    from reconciler.model import Acknowledgement, Chain, HostGroup, PackageRef
     from reconciler.review._effects import Note
     from reconciler.review._reading import Reading, Side
+    from reconciler.review._signers import Place
 
 MAX_NAMES = 8
 """Host names of a cohort that the document lists."""
@@ -268,21 +269,23 @@ class _Maker:
         desired = manifest.desired_of(side.validation.repository, chains, allow_empty=side.validation.allow_empty)
         return manifest.state_digest(desired)
 
-    def _fresh(self) -> dict[PackageRef, tuple[str, Member, int]]:
+    def _fresh(self) -> dict[PackageRef, list[Place]]:
         old = {member.package.digest for chain in self.base.chains.values() for member in chain.members}
-        found: dict[PackageRef, tuple[str, Member, int]] = {}
+        found: dict[PackageRef, list[Place]] = {}
         for name, chain in sorted(self.head.chains.items()):
             for index, member in enumerate(chain.members):
                 if member.package.digest not in old:
-                    found.setdefault(member.package, (name, member, index))
-        for ref, (name, member, index) in found.items():
+                    found.setdefault(member.package, []).append((name, member, index))
+        for ref, places in found.items():
+            name, member, index = places[0]
             package = self.new.get(ref)
             if isinstance(package, ReviewPackage) and not package.verified:
                 who = "no bundle" if package.signer is None else f"the bundle claims {package.signer.identity}"
                 why = package.refusal or "nothing here could verify it"
                 message = f"{ref.name} {ref.version}: {who}, and {why}"
                 place = self._place(name, f"/spec/members/{index}/package")
-                self._say("RV042", message, place, chain=name, member=member.name)
+                hosts = {group for chain, _, _ in places for group in self.hosts_of.get(chain, ())}
+                self._say("RV042", message, place, chain=name, member=member.name, hosts=tuple(sorted(hosts)))
         return found
 
     # --- findings ------------------------------------------------------------------------------------------

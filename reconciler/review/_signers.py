@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from reconciler._documents import parse_glob
 from reconciler.policy import matches_identity
@@ -12,11 +12,14 @@ from reconciler.review._hooks import ChainNote
 from reconciler.review._values import Line, ReviewPackage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from reconciler.model import Member, PackageRef, PaperSigner
     from reconciler.review._fleet import Hosts
     from reconciler.review._values import Packages
+
+Place: TypeAlias = "tuple[str, Member, int]"
+"""Where a package stands: the chain's name, the member and its index."""
 
 
 def signer_words(package: ReviewPackage) -> str | None:
@@ -46,22 +49,25 @@ def _who(package: ReviewPackage) -> tuple[str, str] | None:
 
 def judge_signers(
     hosts: Hosts,
-    fresh: Mapping[PackageRef, tuple[str, Member, int]],
+    fresh: Mapping[PackageRef, Sequence[Place]],
     packages: Packages,
 ) -> Iterator[ChainNote]:
     """Packages that are new in HEAD and that the group's policy would not take.
 
     Args:
         hosts: a cohort.
-        fresh: new packages to the chain, member and index where they first stand.
+        fresh: new packages to every place where they stand.
         packages: of HEAD.
     """
     rules = hosts.group.policy.signers if hosts.group is not None else None
+    if rules is None:
+        return
     mine = {chain.name for chain in hosts.after}
-    for ref, (chain, member, index) in fresh.items():
-        found = packages.get(ref)
-        if chain not in mine or rules is None or not isinstance(found, ReviewPackage):
+    for ref, places in fresh.items():
+        found, here = packages.get(ref), [place for place in places if place[0] in mine]
+        if not here or not isinstance(found, ReviewPackage):
             continue
+        chain, member, index = here[0]
         signer = signer_words(found) or "nobody"
         if not any(allows(rule, ref.name, found) for rule in rules):
             message = f"package {ref.name} {ref.version} is signed by {signer}, whom no signer rule of the group allows"
