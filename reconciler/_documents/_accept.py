@@ -143,9 +143,7 @@ def _number(low: float, high: float) -> Test:
     return lambda value: not _TYPES["number"](value) or low <= value <= high
 
 
-def _unique(limit: bool) -> Test:  # noqa: FBT001 - the keyword's value
-    if not limit:
-        return lambda _: True
+def _unique(_limit: bool) -> Test:  # noqa: FBT001 - the keyword's value, which is never false in our schemas
     return lambda value: (
         not isinstance(value, list) or len({json.dumps(item, sort_keys=True) for item in value}) == len(value)
     )

@@ -85,6 +85,8 @@ def instantiate(content: Content, number: int, existing: frozenset[str]) -> Gene
                     maps.append(replace(use, pin=f"gen/{name}/c{index:02}_{map_index:02}"))
                 case MapRole.STATE | MapRole.STATS:
                     maps.append(replace(use, reuse=use.pin in existing))
+                case _:
+                    assert_never(use.role)
         members.append(replace(member, pin=f"gen/{name}/p{index:02}", maps=tuple(maps)))
     return Generation(name=name, digest=content.digest, kind=content.kind, members=tuple(members))
 
@@ -362,6 +364,8 @@ class _MemberCompiler:
                     yield MapUse(name=spec.name, role=spec.role, pin="")
                 case MapRole.STATE | MapRole.STATS:
                     yield self._carried(obj, spec)
+                case _:
+                    assert_never(spec.role)
 
     def _carried(self, obj: elf.Object, spec: MapSpec) -> MapUse:
         layout = elf.layout_digest(elf.map_layout(obj, spec.name, spec.state_version))

@@ -20,7 +20,6 @@ from reconciler.model import (
     Signer,
     StateScope,
     Support,
-    TcHook,
     XdpHook,
     XdpMode,
 )
@@ -220,11 +219,7 @@ def _changes(
 
 def _mode(chains: tuple[Chain, ...]) -> XdpMode:
     hook = chains[0].hook
-    match hook:
-        case XdpHook():
-            return hook.mode
-        case TcHook():
-            return XdpMode.AUTO
+    return hook.mode if isinstance(hook, XdpHook) else XdpMode.AUTO
 
 
 def _refusals(

@@ -175,6 +175,26 @@ def test_a_package_with_nothing_optional() -> None:
             {"params": [{"name": "a", "description": "d", "maximum": 3, "default": True}]},
             "expected an integer where minimum or maximum is given, got true (at /spec/params/0/default)",
         ),
+        (
+            {"maps": [{"name": "m", "role": "config", "meaning": "deny", "weakens": "higher"}]},
+            "expected weakens with meaning limit only, got it with 'deny'; remove it (at /spec/maps/0/weakens)",
+        ),
+        (
+            {"maps": [{"name": "m", "role": "config", "verdicts": {"A": "allow"}}]},
+            "expected verdicts with meaning verdict only, got it with nothing; remove it (at /spec/maps/0/verdicts)",
+        ),
+        (
+            {"maps": [{"name": "m", "role": "config", "meaning": "verdict"}]},
+            "expected verdicts with meaning verdict, got none; say which values allow and which deny",
+        ),
+        (
+            {"maps": [{"name": "m", "role": "state", "meaning": "allow"}]},
+            "expected a meaning for maps of role config only, got one for role state; remove it",
+        ),
+        (
+            {"maps": [{"name": "m", "role": "config", "meaning": "limit", "zeroIs": "rate"}]},
+            "expected a parameter of this package, got 'rate' (at /spec/maps/0/zeroIs)",
+        ),
     ],
 )
 def test_what_is_wrong_in_a_package_is_said_once_and_in_place(spec: dict[str, Any], finding: str) -> None:

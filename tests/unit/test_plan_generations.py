@@ -108,6 +108,26 @@ def test_entries_of_a_map_without_types_cannot_be_declared(monkeypatch: pytest.M
     assert "has no BTF types" in message
 
 
+def test_members_of_one_hook_share_a_section(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = module.read_object
+
+    def read(data: bytes, name: str) -> elf.Object:
+        found = real(data, name)
+        frags = name.startswith("firewall")
+        return replace(
+            found, programs=tuple(replace(each, section="xdp.frags") if frags else each for each in found.programs)
+        )
+
+    monkeypatch.setattr(module, "read_object", read)
+    packages = {package.ref.digest: package for package in shipped().values()}
+    chain = xdp_chain("edge", member("ratelimit"), member("firewall"))
+    _, (finding,) = compile_chains((chain,), POINT, packages, Features())
+    assert finding.message.endswith(
+        'expected all members of a hook in one section, got: edge/ratelimit is in section "xdp", '
+        'edge/firewall is in section "xdp.frags"'
+    )
+
+
 def test_more_entries_than_a_map_holds_are_refused() -> None:
     package = shipped()["ratelimit"]
     (program,) = package.manifest.programs

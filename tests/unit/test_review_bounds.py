@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a review leaves out is counted, and what it cannot read takes nothing else along."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from reconciler import review
+from reconciler.config import Guardrail, SecureConfig, SecureMode
+from reconciler.errors import InputError
+from reconciler.model import Features, HostFacts, Interface, Inventory, MapRole, Snapshot, Support
+from reconciler.plan import HostRecord
+from reconciler.review import _text
+from reconciler.review._coverage import coverage_of
+from reconciler.review._state import layouts
+from reconciler.review._values import ChainChange, Line
+from tests.cases.review_case import CHAIN, Case, build, make, merge
+from tests.unit.test_review_host import EDGE, REVIEW
+
+if TYPE_CHECKING:
+    from reconciler.model import Json, KeyKind
+
+
+def test_lines_beyond_those_that_are_shown_are_counted() -> None:
+    lines = tuple(Line(what=f"field {number}", before="a", after="b") for number in range(1_000))
+    change = ChainChange(name="edge", change="changed", file="f", hook="xdp on eth0", lines=lines)
+    made = replace(REVIEW, chains=(change,))
+    shown = "\n".join(line for line, _ in review.render_text(made))
+    assert f"└ … and {1_000 - _text.MAX_LINES} more lines" in shown
+    assert "field 0 " in shown
+    assert "field 999 " not in shown
+    comment = review.render_markdown(made)
+    assert f"- and {1_000 - _text.MAX_LINES} more lines" in comment
+    assert len(comment) <= review.MAX_MARKDOWN
+
+
+def test_cohorts_beyond_those_that_are_shown_are_counted() -> None:
+    cohorts = tuple(replace(EDGE, name=f"group-{number}") for number in range(_text.MAX_COHORTS + 3))
+    shown = "\n".join(line for line, _ in review.render_text(replace(REVIEW, cohorts=cohorts)))
+    assert "… and 3 more; -o json has all of them" in shown
+
+
+def test_a_document_that_is_too_large_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = review.to_json(REVIEW).encode()
+    assert review.from_json(text, file="r.json") == REVIEW
+    monkeypatch.setattr("reconciler.review._load.MAX_DOCUMENT_BYTES", len(text) - 1)
+    with pytest.raises(InputError, match="expected at most"):
+        review.from_json(text, file="r.json")
+
+
+def test_a_recorded_host_is_a_group_of_one() -> None:
+    interfaces = tuple(
+        Interface(netns=netns, netns_inode=1, ifindex=number, name=name)
+        for number, (netns, name) in enumerate((("host", "lo"), ("host", "eth0"), ("blue", "eth1")))
+    )
+    record = HostRecord(
+        at="2026-06-01T00:00:00+00:00",
+        facts=HostFacts(name="edge-1", labels={"role": "edge"}),
+        policy="5" * 64,
+        kernel="6.18.0",
+        snapshot=Snapshot(boot_id="b", features=Features(tcx=Support.YES, clsact=Support.NO), interfaces=interfaces),
+        inventory=Inventory(boot_id="b"),
+        secure=SecureConfig(mode=SecureMode.AUDIT),
+        guardrail=Guardrail(count=3),
+    )
+    group = review.group_of(record)
+    assert (group.name, group.names, dict(group.labels)) == ("edge-1", ("edge-1",), {"role": "edge"})
+    assert group.interfaces == {"blue": ("eth1",), "host": ("eth0", "lo")}
+    assert group.features == {"tcx": True, "clsact": False}
+    assert (group.policy.id, group.guardrail_count, group.secure_mode) == ("5" * 64, 3, "audit")
+    # Beside the groups of the repository it is one host more.
+    side = build("base", {"edge": merge(CHAIN, {})}, {}, {}, {})
+    reading = review.read(side.tree, side.tree)
+    made = review.make(reading, (side.packages, side.packages), kind="commits", now="2026-06-01", hosts=(group,))
+    assert [(cohort.name, cohort.count, cohort.chains) for cohort in made.cohorts] == [("edge-1", 1, 1)]
+
+
+def test_layouts_of_an_object_that_cannot_be_read_are_not_known() -> None:
+    (base, _) = Case({}).sides
+    (package,) = base.packages.values()
+    assert isinstance(package, review.ReviewPackage)
+    (chain,) = review.read(base.tree, base.tree).base.chains.values()
+    (member,) = chain.members
+    assert any(spec.role is MapRole.STATE for spec in package.manifest.maps)
+    assert layouts(member, package)
+    broken = replace(package, objects={name: data[:100] for name, data in package.objects.items()})
+    assert layouts(member, broken) == {}
+
+
+def test_a_repository_that_cannot_be_read_has_no_digest() -> None:
+    whole = build("base", {"edge": merge(CHAIN, {})}, {}, {}, {})
+    nameless = build("base", {"edge": merge(CHAIN, {})}, {}, {}, {"reconciler.yaml": "[]"})
+    made = make(whole, nameless)
+    assert "RV001" in {finding.id for finding in made.findings}
+    assert {cohort.digest for cohort in made.cohorts} <= {None}
+    assert made.chains == ()
+    group = {"edge": {"labels": {"role": "edge"}}}
+    with_group = [
+        build(name, {"edge": merge(CHAIN, {})}, group, {}, files)
+        for name, files in (("base", {}), ("head", {"reconciler.yaml": "[]"}))
+    ]
+    (cohort,) = make(*with_group).cohorts
+    assert cohort.digest is None
+    assert cohort.before is not None
+
+
+@pytest.mark.parametrize(
+    ("kind", "key"), [("port", 65536), ("port", -1), ("port", True), ("port", "80"), ("protocol", 256), ("cidr", 5)]
+)
+def test_a_key_of_another_kind_makes_no_set(kind: KeyKind, key: Json) -> None:
+    good: dict[KeyKind, Json] = {"port": 80, "protocol": 6, "cidr": "10.0.0.0/8"}
+    assert coverage_of(kind, [good[kind]]) is not None
+    assert coverage_of(kind, [good[kind], key]) is None
