@@ -21,6 +21,7 @@ from reconciler import _points
 from reconciler.errors import LockedError, StateError, StateVersionError
 from reconciler.model import (
     INVENTORY_VERSION,
+    NOT_JSON,
     STATE_VERSION,
     Attach,
     AttachKind,
@@ -238,18 +239,21 @@ def read_file(path: Path) -> bytes | None:
         StateError: it cannot be read or is too large to be ours.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        with open(path, "rb", opener=_open_no_link) as file:
+            data = file.read(MAX_STATE_BYTES + 1)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise StateError(f"cannot read {path}: {error.strerror}{_hint(error)}") from error
-    with os.fdopen(fd, "rb") as file:
-        data = file.read(MAX_STATE_BYTES + 1)
     if len(data) > MAX_STATE_BYTES:
         raise StateError(
             f"{path}: expected at most {MAX_STATE_BYTES} bytes, got more; it is not a file of this program"
         )
     return data
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW)
 
 
 class _Versioned(msgspec.Struct):
@@ -277,7 +281,7 @@ def decode_record(data: bytes, kind: type[T], newest: int, name: str) -> T:
             )
             raise StateVersionError(message)
         return msgspec.json.decode(data, type=kind)
-    except msgspec.MsgspecError as error:
+    except NOT_JSON as error:
         raise StateError(f"{name}: damaged ({error}); restore it or run `reconciler accept`") from error
 
 
@@ -366,7 +370,7 @@ def _json_lines(data: bytes) -> Iterator[dict[str, Any]]:
     for line in data.split(b"\n"):
         try:
             record = msgspec.json.decode(line)
-        except msgspec.DecodeError:
+        except NOT_JSON:
             continue
         if isinstance(record, dict):
             yield record

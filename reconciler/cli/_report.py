@@ -14,6 +14,7 @@ import msgspec
 from reconciler.cli._output import note, say, say_json, table
 from reconciler.cli._quick import state_directory
 from reconciler.errors import ExitCode, StateError, StateVersionError
+from reconciler.model import NOT_JSON
 from reconciler.state import read_history, read_status
 from reconciler.status import Status, clean, render
 
@@ -102,7 +103,7 @@ def _read(context: Context) -> Status | None:
         if version > 1:
             raise StateVersionError(f"status.json: written in format {version}, this command reads up to 1")
         return msgspec.convert(raw, type=Status)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except NOT_JSON as error:
         raise StateError(f"status.json: damaged ({error}); the next pass writes it again") from error
 
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         XdpMode,
     )
     from reconciler.model._encoding import (
+        NOT_JSON,
         content_digest,
         digest_of,
         digest_of_builtins,
@@ -132,8 +133,8 @@ else:
             "_desired": "HOST_NETNS MAX_CHAIN_MEMBERS Chain DesiredState Health Hook HookKind HostFacts HostSelector "
             "Json MapEntry Member OnBroken PackageRef StateScope StatsCheck TcEnd TcHook TcpCheck XdpHook "
             "XdpMode",
-            "_encoding": "content_digest digest_of digest_of_builtins encode_json encode_record record_builtins "
-            "to_builtins",
+            "_encoding": "NOT_JSON content_digest digest_of digest_of_builtins encode_json encode_record "
+            "record_builtins to_builtins",
             "_families": "FAMILIES TC_ALIASES TC_VERDICTS XDP_VERDICTS ProgramFamily ProgramType family_of",
             "_fleet": "Acknowledgement HostGroup PaperPolicy PaperSigner",
             "_generations": "Generation GlobalValue LoadedGeneration LoadedMap LoadedProgram MapUse MemberLoad",
@@ -155,6 +156,7 @@ __all__ = [
     "HOST_NETNS",
     "INVENTORY_VERSION",
     "MAX_CHAIN_MEMBERS",
+    "NOT_JSON",
     "STATE_VERSION",
     "STATS_COUNTERS",
     "TC_ALIASES",

@@ -6,11 +6,14 @@ from __future__ import annotations
 import enum
 import hashlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from reconciler.model._observed import HookPoint
+
+NOT_JSON: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for bytes that it cannot read: bad UTF-8 in a text and deep nesting have errors of their own."""
 
 
 def to_builtins(value: object) -> Any:  # noqa: ANN401  # any JSON value, as its callers know

@@ -17,7 +17,7 @@ import msgspec
 
 from reconciler import _points
 from reconciler.errors import StateError
-from reconciler.model import Signer, encode_json
+from reconciler.model import NOT_JSON, Signer, encode_json
 from reconciler.packages._archive import MAX_ARCHIVE_BYTES
 from reconciler.packages._files import read_regular
 from reconciler.trust import MAX_BUNDLE_BYTES
@@ -51,7 +51,7 @@ class Store:
         data = _read(self._paths(digest)[2], _MAX_SIGNER_BYTES)
         try:
             return None if data is None else msgspec.json.decode(data, type=Signer)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except NOT_JSON:
             return None
 
     def put(self, digest: str, archive: bytes, bundle: bytes, signer: Signer) -> None:

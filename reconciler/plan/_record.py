@@ -15,6 +15,7 @@ import msgspec
 from reconciler.config import Guardrail, SecureConfig
 from reconciler.errors import InputError
 from reconciler.model import (
+    NOT_JSON,
     DesiredState,
     HookState,
     HostFacts,
@@ -80,7 +81,7 @@ def decode_record(data: bytes, *, file: str) -> HostRecord:
     """
     try:
         raw = msgspec.json.decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except NOT_JSON as error:
         raise InputError(f"{file}: expected a record of `reconciler observe --record`, got no JSON: {error}") from error
     version = raw.get("version") if isinstance(raw, dict) else None
     if not isinstance(version, int) or isinstance(version, bool):
@@ -91,7 +92,7 @@ def decode_record(data: bytes, *, file: str) -> HostRecord:
     try:
         hooks = {name: _take_hooks(raw[name]) for name in ("snapshot", "earlier") if raw.get(name) is not None}
         record = msgspec.convert(raw, type=HostRecord, str_keys=True)
-    except (msgspec.MsgspecError, KeyError, TypeError, AttributeError) as error:
+    except (*NOT_JSON, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{file}: expected a whole record, got a damaged one: {error}; record it again") from error
     snapshot = replace(record.snapshot, hooks=hooks["snapshot"])
     earlier = replace(record.earlier, hooks=hooks["earlier"]) if record.earlier is not None else None

@@ -42,7 +42,12 @@ def damage(host: Host, name: str) -> None:
     host.file(name).write_bytes(b'{"version": 1, "boot_id": [')
 
 
-@pytest.mark.parametrize("deed", [lose, damage])
+def flip(host: Host, name: str) -> None:
+    host.close()
+    host.file(name).write_bytes(host.file(name).read_bytes().replace(b'":"', b'":"\xe9', 1))
+
+
+@pytest.mark.parametrize("deed", [lose, damage, flip])
 @pytest.mark.parametrize("name", ["inventory.json", "source.json"])
 def test_lost_state_is_tampering_until_a_commit_is_accepted(
     edge: Host, deed: Callable[[Host, str], None], name: str

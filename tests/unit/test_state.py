@@ -90,13 +90,31 @@ def test_files_are_for_root_only(state: State) -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"{", b"[]", b"7", b"{}", b'{"version": "1"}', b'{"version": 1}', b'{"version": 1, "boot_id": 5}', b"\xff"],
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"7",
+        b"{}",
+        b'{"version": "1"}',
+        b'{"version": 1}',
+        b'{"version": 1, "boot_id": 5}',
+        b"\xff",
+        b'{"version": 1, "boot_id": "a\xff"}',
+        b'{"version": 1, "boot_id": ' + b"[" * 100_000,
+    ],
 )
 def test_a_damaged_record_is_an_error_that_names_the_file(state: State, data: bytes) -> None:
     (state.directory / "inventory.json").write_bytes(data)
     with pytest.raises(StateError, match=r"inventory\.json") as caught:
         state.inventory()
     assert not isinstance(caught.value, StateVersionError)
+
+
+def test_a_record_that_the_disk_does_not_give_is_an_error_that_names_the_file(state: State) -> None:
+    (state.directory / "control.json").mkdir()
+    with pytest.raises(StateError, match=r"control\.json: Is a directory"):
+        state.control()
 
 
 def test_a_newer_record_is_refused_whatever_it_holds(state: State) -> None:
@@ -186,7 +204,7 @@ def test_the_journal_keeps_order_survives_a_torn_line_and_is_cleared(state: Stat
 
 
 def test_lines_that_are_no_records_are_passed_over(state: State) -> None:
-    (state.directory / "journal").write_bytes(b'[]\n7\n{"event": "x"}\n\n\xff\n')
+    (state.directory / "journal").write_bytes(b'[]\n7\n{"event": "x"}\n\n\xff\n{"event": "\xff"}\n' + b"[" * 100_000)
     assert state.journal_records() == ({"event": "x"},)
 
 
