@@ -30,7 +30,7 @@ NEXT_STEPS: Final[Mapping[str, str]] = {
     "StateTooNew": "install the newer agent again",
     "GuardrailRefused": "look at `reconciler plan`, then `reconciler apply --confirm DIGEST`",
     "BadSignature": "sign the commit or package with an allowed key, and push again",
-    "Unsigned": "sign what the message names, and push a new commit on top",
+    "Unsigned": "sign that very one, and push; a signed commit on top does not help",
     "SignerNotAllowed": "sign with an allowed key, or allow this one on the host",
     "SignatureKindRefused": "sign with an SSH key; merge by fast-forward or with a bot's key",
     "Revoked": "commit a version that is not revoked",
@@ -85,7 +85,9 @@ def _fit(line: str) -> str:
 def _lines(status: Report, now: datetime) -> Iterator[str]:
     late = overdue(status, now)
     word = {OK: "WAS IN SYNC" if late else "IN SYNC", CHANGES: "NOT IN SYNC"}.get(status.exit_code, "ATTENTION")
-    yield f"{word}  {status.host}  {status.reason}: {status.message}"
+    refused = status.refusal.commit if status.refusal is not None else ""
+    message = status.message.replace(refused, refused[:12]) if len(refused) > 12 else status.message  # noqa: PLR2004
+    yield f"{word}  {status.host}  {status.reason}: {message}"
     applied = status.applied
     if applied is None:
         yield "applied    nothing yet"
@@ -93,7 +95,7 @@ def _lines(status: Report, now: datetime) -> Iterator[str]:
         yield f"applied    {applied.id[:12]} {applied.subject}"
         yield f"           signed by {applied.signer or 'nobody'}, applied {age(applied.at, now)} ago"
     if status.refusal is not None:
-        yield f"refused    {status.refusal.commit[:12]} {status.refusal.reason}: {status.refusal.message}"
+        yield from _refused(status.refusal)
     contact = f"last answered {age(status.contact, now)} ago" if status.contact else "never answered"
     yield f"source     {contact}{_poll(status, now)}"
     suspended = f", suspended until {status.suspension.until}: {status.suspension.reason}" if status.suspension else ""
@@ -117,6 +119,18 @@ def _lines(status: Report, now: datetime) -> Iterator[str]:
         yield f"next       no pass for {age(status.at, now)}: start the agent, or `reconciler apply`"
     else:
         yield f"next       {next_step(status)}"
+
+
+def _refused(refusal: Report) -> Iterator[str]:
+    """Which commit and why, on up to two lines: it is what somebody must act on."""
+    message = refusal.message.removeprefix(f"commit {refusal.commit}: ")
+    text = clean(f"{refusal.commit[:12]} {refusal.reason}: {message}", 400)
+    width = STATUS_WIDTH - 11
+    cut = len(text) if len(text) <= width else text.rfind(" ", width // 2, width + 1)
+    cut = cut if cut > 0 else width
+    yield f"refused    {text[:cut]}"
+    if text[cut:].strip():
+        yield f"           {text[cut:].strip()}"
 
 
 def overdue(status: Report, now: datetime) -> bool:

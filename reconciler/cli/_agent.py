@@ -321,7 +321,8 @@ def _show(context: Context, answer: dict[str, Any], *, plan_only: bool = False) 
     for warning in report["notes"]:
         if warning.startswith("unsafe:"):
             note(f"warning: {clean(warning)}")
-    say(_verdict(report, explained=bool(problems) or (plan_only and code in (ExitCode.OK, ExitCode.CHANGES))))
+    planned = plan_only and (code == ExitCode.CHANGES or (code == ExitCode.OK and report["chains"] > 0))
+    say(_verdict(report, explained=bool(problems) or planned))
     return code
 
 

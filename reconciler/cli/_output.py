@@ -121,6 +121,5 @@ def _summary(raw: dict[str, Any]) -> str:
     words = [f"{counts[kind]} to {kind}" for kind in SIGNS if counts[kind] and kind != "keep"]
     guard = raw["guard"]
     share = f", guardrail: {guard['removed']} of {guard['owned']} removed" if guard["removed"] else ""
-    return (
-        f"Plan: {', '.join(words) or 'clean-up only'} in {len(raw['steps'])} steps{share}. Digest {raw['digest'][:16]}"
-    )
+    digest = raw["digest"] if guard["exceeded"] else raw["digest"][:16]  # whole where `apply --confirm` wants it
+    return f"Plan: {', '.join(words) or 'clean-up only'} in {len(raw['steps'])} steps{share}. Digest {digest}"

@@ -102,11 +102,12 @@ class Convergence:
         limits = f"{100 * guard.share_limit:g}%" if guard.share_limit is not None else ""
         limits += f" or {guard.count_limit}" if guard.count_limit is not None else ""
         self.plan = made
-        error = GuardrailError(
+        given = self.ledger.request.confirm
+        other = f"; confirmed was another plan, {clean(given, 64)}" if given is not None else ""
+        raise GuardrailError(
             f"commit {wanted.commit[:12]} would remove {guard.removed} of {guard.owned} programs on hooks "
-            f"(limit {limits}); look at `reconciler plan`, then `reconciler apply --confirm {made.digest}`"
+            f"(limit {limits}){other}; look at `reconciler plan`, then `reconciler apply --confirm {made.digest}`"
         )
-        raise error
 
     def _execute(self, wanted: Wanted, made: Plan, inventory: Inventory) -> None:
         """Carry the plan out; hooks on which a race was lost are observed and planned again, with the same gates."""

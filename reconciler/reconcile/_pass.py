@@ -60,7 +60,7 @@ class Pass:
         if parts.unsafe_first_use:
             ledger.notes.warn("unsafe: a first head is taken whatever it is (--unsafe-trust-first-use)")
         if ledger.control.torn_down:
-            message = "everything was taken off this host by `teardown`"
+            message = "everything was taken off this host by `teardown`; `reconciler resume` puts it back"
             ledger.notes.find(Finding(reason="TornDown", message=message, exit_code=ExitCode.SUSPENDED))
             return
         wanted = decide(ledger)

@@ -9,7 +9,7 @@ from reconciler.config import trust_digest
 from reconciler.errors import ExitCode
 from reconciler.model import Drift, DriftKind, Guard, Outcome, Plan
 from reconciler.reconcile._ahead import look_ahead
-from reconciler.status import Finding, Status, later, verdict
+from reconciler.status import Finding, Status, clean, later, verdict
 
 if TYPE_CHECKING:
     from reconciler.reconcile._ledger import Ledger
@@ -28,7 +28,7 @@ def summarize(
     inventory = outcome.inventory if outcome else made.inventory if made else None
     waiting = {item.where for item in pending if item.where.startswith("chain ")}
     applied = outcome is not None and outcome.failed is None
-    message = "everything is as declared" if not applied else f"{len(outcome.done) if outcome else 0} steps done"
+    message = f"{len(outcome.done) if outcome else 0} steps done" if applied else _as_declared(ledger, wanted)
     return Status(
         host=ledger.parts.facts.name,
         at=ledger.now(),
@@ -62,6 +62,15 @@ def summarize(
         gaps=outcome.gaps if outcome else {},
         seconds=round(seconds, 3),
     )
+
+
+def _as_declared(ledger: Ledger, wanted: Wanted | None) -> str:
+    """In sync; where that is with nothing, a label may be mistyped on one of both sides."""
+    if wanted is None or wanted.desired.chains:
+        return "everything is as declared"
+    facts = ledger.parts.facts
+    labels = ", ".join(f"{key}={value}" for key, value in sorted(facts.labels.items())) or "none"
+    return f"no chain of this commit selects this host ({clean(facts.name, 80)}, labels {clean(labels, 200)})"
 
 
 def _reviewed(policy: str, wanted: Wanted | None) -> str:

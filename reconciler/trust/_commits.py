@@ -121,7 +121,8 @@ def parse_commit(raw: bytes, commit: str) -> SignedCommit:
     wanted = b"gpgsig" if len(commit) == _SHA1_HEX else b"gpgsig-sha256"
     signatures = [(name, value) for name, value in headers if name.lower().startswith(b"gpgsig")]
     if not signatures:
-        raise SignatureError(f"commit {commit}: expected a signature, got none; {_ADVICE}", reason="Unsigned")
+        hint = "sign this very commit (git commit --amend -S), since a signed one on top does not help"
+        raise SignatureError(f"commit {commit}: expected a signature, got none; {hint}; {_ADVICE}", reason="Unsigned")
     if len(signatures) > 1 or headers[-1][0] != wanted:
         raise _not_canonical(commit, f"expected exactly one {wanted.decode()} header, the last of all")
     armour = signatures[0][1]
@@ -240,7 +241,7 @@ def _refusal(verifier: _Verifier, principals: tuple[str, ...], signature: SshSig
             return RevokedError(f"commit {commit}: the key {key} of {principal} is revoked", reason="SignerRevoked")
     return IdentityError(
         f"commit {commit}: signed by {key}, which the allowed signers of this host do not list "
-        f"for git at this time; {_ADVICE}",
+        f"for git at this time; sign it with a listed key, or list this one (trust.commits.allowedSigners); {_ADVICE}",
         reason="SignerNotAllowed",
     )
 

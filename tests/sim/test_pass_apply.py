@@ -63,7 +63,8 @@ def test_a_commit_that_removes_too_much_needs_a_confirmation_of_exactly_that_pla
         assert "7 of 8" in result.status.message
         assert wide.fingerprint() == before
         assert wide.applied == watermark
-    assert wide.apply(confirm="0" * 64).status.exit_code == 4
+    other = wide.apply(confirm="0" * 64).status
+    assert (other.exit_code, "confirmed was another plan, 00000" in other.message) == (4, True)
     wide.detach("eth1")
     assert wide.repair().status.exit_code == 4
     assert wide.runs("eth1") == ["ratelimit", "firewall"]
@@ -96,6 +97,16 @@ def test_a_count_is_a_limit_of_its_own(wide: Host) -> None:
     assert "2 of 8" in result.status.message
     wide.configure(guardrail=Guardrail(count=2, share=1.0))
     assert wide.apply().status.reason == "Applied"
+
+
+def test_a_host_that_no_chain_selects_says_so_with_its_labels(make_host: Callable[..., Host]) -> None:
+    made = make_host("eth0")
+    made.configure(labels={"role": "edgy"})
+    made.set_source(minimum_commit=made.origin.commit(chain("edge", member(), hosts={"matchLabels": {"role": "edge"}})))
+    for status in (made.plan().status, made.apply().status):
+        assert (status.reason, status.chains) == ("InSync", 0)
+        assert status.message.startswith("no chain of this commit selects this host (")
+        assert status.message.endswith("labels role=edgy)")
 
 
 def test_interfaces_that_went_away_are_no_removal(wide: Host) -> None:

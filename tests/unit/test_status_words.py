@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from reconciler.errors import ExitCode
+from reconciler.model import Refusal
 from reconciler.status import STATUS_LINES, STATUS_WIDTH, Status, render
 
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -53,6 +54,27 @@ def test_a_poll_that_is_only_a_little_late_alarms_nobody() -> None:
     assert lines["verdict"].startswith("IN SYNC")
     assert lines["source"] == "source     last answered 45s ago, next poll was due 15s ago"
     assert lines["next"] == "next       nothing to do"
+
+
+def test_a_refusal_has_two_lines_and_names_its_commit_once() -> None:
+    commit = "0123456789abcdef" * 2 + "01234567"
+    message = (
+        f"commit {commit}: expected a signature, got none; sign this very commit, since another on top does not help"
+    )
+    status = Status(
+        host="edge1",
+        at=AT.isoformat(),
+        reason="Unsigned",
+        exit_code=3,
+        message=message,
+        refusal=Refusal(commit=commit, reason="Unsigned", message=message, at=AT.isoformat()),
+    )
+    text = render(status, AT).splitlines()
+    assert text[0] == "ATTENTION  edge1  Unsigned: commit 0123456789ab: expected a signature, got none…"
+    assert text[2:4] == [
+        "refused    0123456789ab Unsigned: expected a signature, got none; sign this very",
+        "           commit, since another on top does not help",
+    ]
 
 
 @pytest.mark.parametrize(("code", "reason"), [(ExitCode.SIGNATURE, "Unsigned"), (ExitCode.SUSPENDED, "TornDown")])
