@@ -83,6 +83,7 @@ class Worker:
     def __init__(self) -> None:
         self._pool: ThreadPoolExecutor | None = None
         self._here = threading.local()
+        self._lost = False  # the thread could not come back
 
     def close(self) -> None:
         if self._pool is not None:
@@ -100,7 +101,7 @@ class Worker:
         with opened(name, inode) as target:
             if _same(target, "/proc/thread-self/ns/net"):
                 return self._at((name, inode), call)
-            return self._submit(lambda: _inside(target, lambda: self._at((name, inode), call)))
+            return self._submit(lambda: self._inside(target, lambda: self._at((name, inode), call)))
 
     def _at(self, place: tuple[str, int | None], call: Callable[[], T]) -> T:
         self._here.place = place
@@ -111,40 +112,37 @@ class Worker:
 
     def fresh(self, call: Callable[[], T]) -> T:
         """The result of `call` inside a new, empty namespace, which vanishes afterwards."""
-        return self._submit(lambda: _inside(None, call))
+        return self._submit(lambda: self._inside(None, call))
 
     def _submit(self, work: Callable[[], T]) -> T:
         if self._pool is None:
             self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reconciler-netns")
         try:
             return self._pool.submit(work).result()
-        except _LostError:
-            self.close()  # the thread could not come back: never use it again
-            raise
+        finally:
+            if self._lost:
+                self.close()  # never used again
+                self._lost = False
 
-
-class _LostError(OSError):
-    """A thread could not return to its own namespace."""
+    def _inside(self, target: int | None, call: Callable[[], T]) -> T:
+        """`call` in the thread that runs this; what it did stands, also when there is no memory for the way back."""
+        home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if target is None:
+                _call("unshare", _CLONE_NEWNET)
+            else:
+                _call("setns", target, _CLONE_NEWNET)
+            try:
+                return call()
+            finally:
+                try:
+                    _call("setns", home, _CLONE_NEWNET)
+                except OSError:
+                    self._lost = True
+        finally:
+            os.close(home)
 
 
 def _same(descriptor: int, path: str) -> bool:
     ours, other = os.fstat(descriptor), Path(path).stat()
     return (ours.st_dev, ours.st_ino) == (other.st_dev, other.st_ino)
-
-
-def _inside(target: int | None, call: Callable[[], T]) -> T:
-    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        if target is None:
-            _call("unshare", _CLONE_NEWNET)
-        else:
-            _call("setns", target, _CLONE_NEWNET)
-        try:
-            return call()
-        finally:
-            try:
-                _call("setns", home, _CLONE_NEWNET)
-            except OSError as error:
-                raise _LostError(error.errno, f"returning from a network namespace: {error.strerror}") from error
-    finally:
-        os.close(home)

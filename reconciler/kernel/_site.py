@@ -10,7 +10,7 @@ from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
-from reconciler.errors import StaleError
+from reconciler.errors import KernelError, StaleError
 from reconciler.kernel import Progress, _bpf, in_order
 from reconciler.kernel._failing import STALE, failing
 from reconciler.kernel._pins import Pins, identity_of
@@ -100,14 +100,27 @@ class Site:
         """All that follow each other in one namespace by one `call`, inside of it."""
         done: list[T] = []
         for group in by_namespace(steps):
-            try:
-                progress = self.reader.inside(group[0].point, partial(call, group))
-            except OSError:  # the namespace is gone; each step knows best what that means for it
-                progress = call(group)
+            progress = self._together(call, group)
             done += progress.done
             if progress.error is not None:
                 return Progress(done=tuple(done), error=progress.error)
         return Progress(done=tuple(done))
+
+    def _together(self, call: Callable[[Sequence[S]], Progress[T]], group: list[S]) -> Progress[T]:
+        """One call inside the namespace, and never a second one of what has begun."""
+        begun = False
+
+        def work() -> Progress[T]:
+            nonlocal begun
+            begun = True
+            return call(group)
+
+        try:
+            return self.reader.inside(group[0].point, work)
+        except OSError as error:
+            if begun:
+                return Progress(done=(), error=KernelError("a batch of steps", error.errno or 0, str(error)))
+        return call(group)  # the namespace is gone; each step knows best what that means for it
 
 
 def by_namespace(steps: Iterable[S]) -> list[list[S]]:

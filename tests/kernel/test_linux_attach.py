@@ -16,7 +16,7 @@ import pytest
 
 from reconciler import _points
 from reconciler.errors import KernelError, NotSupportedError, StaleError
-from reconciler.kernel import Scope, _attach, _attr, _bpf
+from reconciler.kernel import Scope, _attach, _attr, _bpf, _netns
 from reconciler.kernel._bpf import _links
 from reconciler.kernel._netlink import Route
 from reconciler.kernel.linux import LinuxKernel
@@ -665,3 +665,30 @@ def test_what_cannot_be_removed_is_said(tcx: Rig, wire: support.Wire) -> None:
         with pytest.raises(NotSupportedError):
             tcx.kernel.evict(step)
         assert tcx.programs_on(point) == [facts.id]
+
+
+def test_a_thread_that_cannot_return_from_a_namespace_does_nothing_twice(
+    rig: Rig, wire: support.Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel needs memory to enter a namespace; the way back may fail when the work is done already."""
+    old, new = rig.load(ONE), rig.load(ONE, TWO)
+    point = rig.point(wire.near, "near0")
+    owned = rig.attach(point, old)
+    ways: list[str] = []
+    real = _netns._call
+
+    def out_of_memory(function: str, *arguments: int) -> None:
+        ways.append(function)
+        if len(ways) == 2:
+            raise OSError(errno.ENOMEM, "setns: Cannot allocate memory")
+        real(function, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_netns, "_call", out_of_memory)
+        owned = rig.switch(owned, old, new)
+    assert len(ways) >= 2
+    assert rig.programs_on(point) == [first(new).id]
+    assert is_alive(rig.kernel, owned, first(new))
+    rig.detach(owned)
+    for loaded in (old, new):
+        rig.kernel.unload(pins_of(loaded))
