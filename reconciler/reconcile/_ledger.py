@@ -104,7 +104,9 @@ class Ledger:
         """What the last poll found of the source still holds; one that is silent for too long is stale instead."""
         failure, contact = self.record.failure, self.record.contact
         limit = self.parts.config.source.stale_after
-        if contact is not None and self.parts.clock.now() - datetime.fromisoformat(contact) > timedelta(seconds=limit):
+        age = self.parts.clock.now() - datetime.fromisoformat(contact) if contact is not None else timedelta()
+        # A contact in the future is one by a clock that was wrong; without another one since, nobody knows its age.
+        if age > timedelta(seconds=limit) or (failure is not None and -age > timedelta(seconds=limit)):
             why = f" ({failure.message})" if failure else ""
             message = f"the source last answered at {contact}, expected at least every {limit:g} s{why}"
             self.notes.findings.append(finding(StaleSourceError(message)))

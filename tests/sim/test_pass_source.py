@@ -403,6 +403,18 @@ def test_a_clock_that_jumps_back_is_no_reason_to_stop(edge: Host) -> None:
     assert edge.attachment().kind is AttachKind.XDP_LINK
 
 
+def test_a_contact_by_a_clock_that_was_ahead_hides_no_source_that_went_silent(edge: Host) -> None:
+    edge.clock.seconds = timedelta(days=4000).total_seconds()
+    assert edge.apply().status.exit_code == 0
+    edge.clock.seconds = 0
+    assert edge.repair().status.exit_code == 0  # nothing is known against the source yet
+    edge.origin.vanish()
+    for request in ({}, {"poll": False}):
+        assert edge.apply(**request).status.reason == "SourceStale"
+    edge.origin.return_()
+    assert edge.apply().status.exit_code == 0
+
+
 def test_a_ref_that_moves_while_it_is_fetched_is_asked_for_again(edge: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     source = edge.parts().source
     real = source.fetch
