@@ -14,8 +14,9 @@ import click
 
 from reconciler import review as reviews
 from reconciler import trust
+from reconciler._words import clean
 from reconciler.cli._archives import PackageReader, bundle_of
-from reconciler.cli._output import say
+from reconciler.cli._output import note, say
 from reconciler.cli._tree import read_file, read_tree
 from reconciler.errors import ExitCode, InputError, SourceError
 from reconciler.source import Clone
@@ -181,6 +182,10 @@ def _write(path: Path, text: str) -> None:
 def _commits(clone: Clone, base: str, head: str) -> _Sides:
     old, new = clone.resolve(base), clone.resolve(head)
     merge = clone.merge(old, new)
+    if merge.base == new:
+        # Right after a merge this is so; it is also what happens when the two are swapped.
+        what = "are one commit" if old == new else "were compared, and BASE holds all of HEAD already"
+        note(f"note: BASE ({clean(base, 80)}) and HEAD ({clean(head, 80)}) {what}: nothing is left to be merged")
     if merge.tree is None:
         # What would be merged is not known, so the branch stands for itself, from where it started.
         one, other = clone.commit(merge.base), clone.commit(new)

@@ -142,7 +142,7 @@ def _chain(chain: ChainChange) -> str:
     lines = "".join(f"- {code(line_words(line))}\n" for line in chain.lines[:MAX_LINES])
     if len(chain.lines) > MAX_LINES:
         lines += f"- and {len(chain.lines) - MAX_LINES} more lines\n"
-    picture = _picture(chain)
+    picture = _picture(chain) if chain.before != chain.after else ""
     title = f"{chain.change} {code_html(chain.name)}"
     return (
         f"<details><summary>Chain {title}</summary>\n\n{code(chain.hook)} in {code(chain.file)}\n\n{lines}\n"
@@ -177,7 +177,7 @@ def _nodes(prefix: str, members: tuple[str, ...]) -> Iterator[str]:
 
 def _cohorts(cohorts: list[Cohort]) -> Iterator[str]:
     for cohort in cohorts:
-        count = "" if cohort.count is None else f", {cohort.count} hosts"
+        count = "" if cohort.count is None else f", {cohort.count} host{'' if cohort.count == 1 else 's'}"
         digest = f"state {code(cohort.digest[:12])}" if cohort.digest else "state not known"
         hooks = "".join(f"  - {code(hook_words(hook))}\n" for hook in cohort.hooks[:20])
         more = f"  - and {len(cohort.hooks) - 20} more hooks\n" if len(cohort.hooks) > 20 else ""  # noqa: PLR2004

@@ -128,6 +128,8 @@ def test_the_script_reviews_the_merge_of_a_branch_and_then_what_was_merged(polic
     assert comment.startswith("<!-- reconciler-review -->\n## Review: weaker\n")
     assert "merged into the base" in comment
     assert "`~ ratelimit rate 10 → 500" in comment
+    assert "`demo`, 1 host: state" in comment
+    assert "mermaid" not in comment  # the members stay, so both pictures would be one
     made = json.loads((policy / "out" / "review.json").read_text())
     assert (made["base"], made["kind"]) == (git(policy, "rev-parse", "main"), "merge")
     assert json.loads((policy / "out" / "review.sarif").read_text())["version"] == "2.1.0"
@@ -141,6 +143,11 @@ def test_the_script_reviews_the_merge_of_a_branch_and_then_what_was_merged(polic
     merged = json.loads((policy / "out" / "review.json").read_text())
     assert [merged["kind"], merged["chains"]] == ["commits", made["chains"]]
     assert [each["digest"] for each in merged["hosts"]] == [each["digest"] for each in made["hosts"]]
+    assert "nothing is left" not in ran.stderr
+    assert "BASE (main) and HEAD (raise) were compared, and BASE holds all of HEAD" in (
+        run_script(policy, "main", "raise", "out").stderr
+    )
+    assert "are one commit: nothing is left to be merged" in run_script(policy, "main", "HEAD", "out").stderr
 
 
 def test_a_clone_that_is_too_shallow_says_how_to_deepen_it(policy: Path, tmp_path: Path) -> None:
