@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -135,10 +136,7 @@ def _review(
         raise click.UsageError("expected two commits, BASE and HEAD, or --worktree")
     hosts = tuple(reviews.group_of(record) for record in _records(snapshots)) if snapshots is not None else ()
     date = (now or datetime.now(UTC)).strftime(DATE)
-    # Values of two trees are many, have no cycles, and stay until the command ends: looking for garbage among them
-    # again and again takes a fifth of the time.
-    gc.set_threshold(GARBAGE_AFTER)
-    with Clone(folder) as clone:
+    with _little_garbage(), Clone(folder) as clone:
         sides = _worktree(clone, folder, base) if head is None else _commits(clone, base, head)
         reading = reviews.read(sides.base, sides.head)
         again = {ref for ref in reading.kept if ref.repository == "git" and _signed_anew(ref, sides)}
@@ -151,6 +149,17 @@ def _review(
         return reviews.make(
             reading, (looked[0], looked[1]), kind=sides.kind, now=date, problem=sides.problem, hosts=hosts
         )
+
+
+@contextlib.contextmanager
+def _little_garbage() -> Iterator[None]:
+    """Values of two trees are many, have no cycles and stay: looking for garbage takes a fifth of the time."""
+    before = gc.get_threshold()
+    gc.set_threshold(GARBAGE_AFTER)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 def _signed_anew(ref: PackageRef, sides: _Sides) -> bool:
