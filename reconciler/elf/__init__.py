@@ -9,16 +9,19 @@ judges whether a program is allowed; that a value is meaningful (a parameter's `
 
 from __future__ import annotations
 
-from reconciler.elf._btf import Btf, JsonValue
+from reconciler.elf._btf import Btf, Budget, JsonValue
 from reconciler.elf._decode import decode
 from reconciler.elf._encode import encode
 from reconciler.elf._layout import layout_digest, map_layout
+from reconciler.elf._limits import MAX_PACKAGE_NODES
 from reconciler.elf._maps import MapDef
 from reconciler.elf._object import GlobalVar, Object, ProgramSection, read_object
 from reconciler.elf._text import Format
 
 __all__ = [
+    "MAX_PACKAGE_NODES",
     "Btf",
+    "Budget",
     "Format",
     "GlobalVar",
     "JsonValue",

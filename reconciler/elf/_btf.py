@@ -38,13 +38,13 @@ _SHOWN_MEMBERS: Final = 12
 
 
 class Budget:
-    """Counts steps; more than `MAX_NODES` are refused, so that hostile types cost no more than large honest ones."""
+    """Counts steps; more than `nodes` are refused, so that hostile types cost no more than large honest ones."""
 
-    __slots__ = ("_error", "_left")
+    __slots__ = ("_error", "_left", "_nodes")
 
-    def __init__(self, error: type[InputError]) -> None:
+    def __init__(self, error: type[InputError], nodes: int = MAX_NODES) -> None:
         self._error = error
-        self._left = MAX_NODES
+        self._left = self._nodes = nodes
 
     def spend(self, where: str, depth: int, *, steps: int = 1, size: int = 0) -> None:
         """Count `steps` at nesting `depth` that handle `size` bytes.
@@ -56,7 +56,7 @@ class Budget:
             raise self._error(f"{where}: expected at most {MAX_DEPTH} types inside each other")
         self._left -= steps + size // BYTES_PER_NODE
         if self._left < 0:
-            raise self._error(f"{where}: expected at most {MAX_NODES} members and elements")
+            raise self._error(f"{where}: expected at most {self._nodes} members and elements")
 
 
 class Btf:
@@ -200,16 +200,20 @@ class Btf:
             return self.describe(type_id)
         return f"{self.describe(type_id).removesuffix(' {…}')} {self._members(each)}"
 
-    def structure(self, type_id: int) -> JsonValue:
+    def structure(self, type_id: int, budget: Budget | None = None) -> JsonValue:
         """What decides whether two packages may share bytes of this type, as a canonical JSON value.
 
         Kinds, sizes in bytes, offsets in bits, names of members and enumerators, signedness; typedefs, qualifiers
         and tags of structs are left out, and pointers are not followed.
 
+        Args:
+            type_id: of the type.
+            budget: that of several calls together; None: one of its own.
+
         Raises:
             ElfError: a value of this type cannot exist, or the type is too deep or too large.
         """
-        return self._structure(type_id, Budget(ElfError), 0)
+        return self._structure(type_id, budget or Budget(ElfError), 0)
 
     def _peel(self, each: Typedef | Modifier) -> Type | None:
         try:

@@ -26,6 +26,7 @@ def decode(
     data: bytes,
     *,
     format: str | Mapping[str, str] | None = None,  # noqa: A002 - the word of package.yaml
+    budget: Budget | None = None,
 ) -> JsonValue:
     """Decode the bytes of a value as a little-endian kernel holds them.
 
@@ -34,6 +35,7 @@ def decode(
         type_id: the type of the value.
         data: exactly as many bytes as the type has.
         format: as for `encode`.
+        budget: that of several calls together; None: one of its own.
 
     Raises:
         EncodingError: the number of bytes is not that of the type, or the type has too many members.
@@ -44,7 +46,7 @@ def decode(
         formats.check(btf, type_id, place)
         if len(data) != btf.size(type_id):
             raise place.error(f"expected {btf.size(type_id)} bytes, got {len(data)}")
-        return _Decoder(btf, formats).decode(type_id, data, place, 0)
+        return _Decoder(btf, formats, budget or Budget(EncodingError)).decode(type_id, data, place, 0)
     except ElfError as error:
         raise place.error(str(error)) from error
 
@@ -52,10 +54,10 @@ def decode(
 class _Decoder:
     """One value being decoded."""
 
-    def __init__(self, btf: Btf, formats: Formats) -> None:
+    def __init__(self, btf: Btf, formats: Formats, budget: Budget) -> None:
         self._btf = btf
         self._formats = formats
-        self._budget = Budget(EncodingError)
+        self._budget = budget
 
     def decode(self, type_id: int, data: bytes, place: Place, depth: int) -> JsonValue:
         self._budget.spend(place.text, depth, size=len(data))

@@ -30,6 +30,7 @@ def encode(
     *,
     where: str,
     format: str | Mapping[str, str] | None = None,  # noqa: A002 - the word of package.yaml
+    budget: Budget | None = None,
 ) -> bytes:
     """Encode a value for a little-endian kernel.
 
@@ -44,6 +45,7 @@ def encode(
         value: as read from YAML or JSON.
         where: what messages call the value, for example "members[0].params.max".
         format: a `Format`, or formats by path of the member ("addr", "rule.port"; indexes are left out).
+        budget: that of several calls together; None: one of its own.
 
     Raises:
         EncodingError: the value does not fit; names the field, what was expected and what was given.
@@ -55,7 +57,7 @@ def encode(
         size = btf.size(type_id)
         if size > MAX_DATA_BYTES:
             raise place.error(f"expected a type of at most {MAX_DATA_BYTES} bytes, got {btf.describe(type_id)}")
-        return Encoder(btf, formats, Budget(EncodingError)).encode(type_id, value, place, 0)
+        return Encoder(btf, formats, budget or Budget(EncodingError)).encode(type_id, value, place, 0)
     except ElfError as error:
         raise place.error(str(error)) from error
 

@@ -49,6 +49,9 @@ MAX_NODES: Final = 1 << 16
 """Scalars, members and elements that one value or one description of a type may have. `BYTES_PER_NODE`
 bytes count as one more."""
 
+MAX_PACKAGE_NODES: Final = 2 * MAX_NODES
+"""The same for all declared maps and parameters of one package together: it may have 256 of them, in 63 objects."""
+
 BYTES_PER_NODE: Final = 256
 """Bytes of a value that cost as much as one member: types whose members overlap cannot multiply its size."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, assert_never
 
-from reconciler.elf import Format, decode, encode
+from reconciler.elf import MAX_PACKAGE_NODES, Budget, Format, decode, encode
 from reconciler.errors import Diagnostic, ElfError, EncodingError
 from reconciler.manifest._packages import CONTRACT_GLOBALS, in_range
 from reconciler.model import FAMILIES, STATS_COUNTERS, MapRole, MapSpec, PackageManifest, ParamSpec, ProgramSpec
@@ -45,6 +45,7 @@ def check_package(manifest: PackageManifest, objects: Mapping[str, Object]) -> t
 
 
 def _check(manifest: PackageManifest, objects: Mapping[str, Object]) -> Iterator[tuple[str, str]]:
+    budget = Budget(ElfError, MAX_PACKAGE_NODES)
     for index, program in enumerate(manifest.programs):
         pointer = f"/spec/programs/{index}"
         for message in _check_program(manifest, program, objects):
@@ -54,10 +55,10 @@ def _check(manifest: PackageManifest, objects: Mapping[str, Object]) -> Iterator
         if not found:
             yield f"/spec/maps/{index}/name", f"expected a map {spec.name!r} in the objects, got none; remove it here"
         for obj, each in found:
-            for message in _check_map(spec, each, obj):
+            for message in _check_map(spec, each, obj, budget):
                 yield f"/spec/maps/{index}", f"{obj.name}: map {spec.name}: {message}"
     for index, param in enumerate(manifest.params):
-        yield from ((f"/spec/params/{index}", message) for message in _check_param(param, objects))
+        yield from ((f"/spec/params/{index}", message) for message in _check_param(param, objects, budget))
     for message in _undeclared(manifest, objects):
         yield "/spec", message
 
@@ -106,7 +107,13 @@ def _is_integer(obj: Object, variable: GlobalVar, *, signed: bool) -> bool:
         return False
 
 
-def _check_map(spec: MapSpec, found: MapDef, obj: Object) -> Iterator[str]:
+def _check_map(spec: MapSpec, found: MapDef, obj: Object, budget: Budget) -> Iterator[str]:
+    try:
+        for type_id in filter(None, (found.key_type_id, found.value_type_id)):
+            obj.btf.structure(type_id, budget)
+    except ElfError as error:
+        yield f"expected types that maps can have, got an error: {error}"
+        return
     if found.pinning:
         yield "expected no pinning in the object, got some; remove it, the reconciler owns pin paths"
     match spec.role:
@@ -123,8 +130,8 @@ def _check_map(spec: MapSpec, found: MapDef, obj: Object) -> Iterator[str]:
         case MapRole.CONFIG:
             if found.type not in _CONFIG_TYPES:
                 yield f"expected role config for {', '.join(_CONFIG_TYPES.values())} only, got map type {found.type}"
-            yield from _check_format(obj, found.key_type_id, found.key_size, spec.key_format, "key")
-            yield from _check_format(obj, found.value_type_id, found.value_size, spec.value_format, "value")
+            yield from _check_format(obj, found.key_type_id, found.key_size, spec.key_format, "key", budget)
+            yield from _check_format(obj, found.value_type_id, found.value_size, spec.value_format, "value", budget)
         case MapRole.STATE:
             if found.type in _REFUSED_STATE:
                 yield f"expected role state for a map of data, got {_REFUSED_STATE[found.type]}"
@@ -146,7 +153,9 @@ def _is_stats(found: MapDef, obj: Object) -> bool:
     ] == [(0, _U64), (64, _U64)]
 
 
-def _check_format(obj: Object, type_id: int | None, size: int, format_: str | None, what: str) -> Iterator[str]:
+def _check_format(  # what a format is for, and what it may cost
+    obj: Object, type_id: int | None, size: int, format_: str | None, what: str, budget: Budget
+) -> Iterator[str]:
     if type_id is None:
         yield f"expected __type({what}, …) so that manifests can be read by BTF, got a size only"
         return
@@ -155,12 +164,12 @@ def _check_format(obj: Object, type_id: int | None, size: int, format_: str | No
         return
     try:
         # Zeros are as good as any value: whether the format fits is a question of the type.
-        decode(obj.btf, type_id, bytes(size), format=format_)
+        decode(obj.btf, type_id, bytes(size), format=format_, budget=budget)
     except EncodingError as error:
         yield f"expected a {what} that manifests can write, got an error: {error}"
 
 
-def _check_param(param: ParamSpec, objects: Mapping[str, Object]) -> Iterator[str]:
+def _check_param(param: ParamSpec, objects: Mapping[str, Object], budget: Budget) -> Iterator[str]:
     found = [(obj, each) for obj in objects.values() for each in obj.globals if each.name == param.name]
     where = f"parameter {param.name}"
     if not found:
@@ -176,18 +185,18 @@ def _check_param(param: ParamSpec, objects: Mapping[str, Object]) -> Iterator[st
             if value is None:
                 continue
             try:
-                encode(obj.btf, variable.type_id, value, where=name, format=param.format)
+                encode(obj.btf, variable.type_id, value, where=name, format=param.format, budget=budget)
             except EncodingError as error:
                 yield f"{where}: {obj.name}: {error}"
         if param.default is None:
-            yield from (f"{where}: {obj.name}: {message}" for message in _check_initial(param, obj, variable))
+            yield from (f"{where}: {obj.name}: {message}" for message in _check_initial(param, obj, variable, budget))
 
 
-def _check_initial(param: ParamSpec, obj: Object, variable: GlobalVar) -> Iterator[str]:
+def _check_initial(param: ParamSpec, obj: Object, variable: GlobalVar, budget: Budget) -> Iterator[str]:
     # Without a default the object's own value stands, so it is held to the same limits.
     size = obj.btf.size(variable.type_id)
     try:
-        value = decode(obj.btf, variable.type_id, variable.initial[:size], format=param.format)
+        value = decode(obj.btf, variable.type_id, variable.initial[:size], format=param.format, budget=budget)
     except EncodingError as error:
         yield str(error)
         return

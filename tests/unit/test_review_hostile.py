@@ -23,6 +23,7 @@ from jsonschema import Draft7Validator
 from reconciler import packages, review, trust
 from reconciler.cli import _archives
 from tests.command import reconciler
+from tests.elf_objects import compile_program, strip
 from tests.manifests import REPOSITORY, chain, member, text
 from tests.signed_packages import OBJECT, Key, Signed, manifest_bytes
 
@@ -391,6 +392,19 @@ def archive(files: Mapping[str, bytes], kind: bytes = tarfile.REGTYPE) -> bytes:
     return out.getvalue()
 
 
+def doubling(role: str, maps: int = 60) -> bytes:
+    """Few bytes of types that have 2^14 leaves, in many maps: each is fine by itself."""
+    structs = "struct s0 { unsigned a, b; };" + "".join(
+        f"struct s{number} {{ struct s{number - 1} a, b; }};" for number in range(1, 14)
+    )
+    fields = "__uint(type, BPF_MAP_TYPE_HASH); __uint(max_entries, 1); __type(key, unsigned); __type(value, struct s13)"
+    names = [f"m{number}" for number in range(maps)]
+    declared = "".join(f'struct {{ {fields}; }} {name} SEC(".maps");' for name in names)
+    listed = "".join(f"    - {{name: {name}, role: {role}}}\n" for name in names)
+    text = manifest_bytes("demo", "2.0.0") + f"  maps:\n{listed}".encode()
+    return packages.build_archive(text, {OBJECT: strip(compile_program(structs + declared))})
+
+
 OTHER = manifest_bytes("demo", "2.0.0")
 PACKED: dict[str, Callable[[], bytes]] = {
     "unpacks to a gibibyte": lambda: gzip.compress(bytes(1 << 30), 1),
@@ -398,6 +412,8 @@ PACKED: dict[str, Callable[[], bytes]] = {
     "a link": lambda: archive({"package.yaml": OTHER, OBJECT: b""}, tarfile.SYMTYPE),
     "a path outside": lambda: archive({"package.yaml": OTHER, "../../x": b"x"}),
     "ten thousand files": lambda: archive({"package.yaml": OTHER, **{f"f{n}": b"" for n in range(10_000)}}),
+    "types that explode in state": lambda: doubling("state"),
+    "types that explode in configuration": lambda: doubling("config"),
     "YAML that explodes": lambda: archive({"package.yaml": BOMB, OBJECT: b"x"}),
     "cut off": lambda: demo().archive[: len(demo().archive) // 2],
     "no archive": lambda: b"#!/bin/sh\n",
