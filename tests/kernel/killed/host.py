@@ -327,7 +327,9 @@ class Host:
         """Everything that is to be seen."""
         inventory = parts.state.inventory() or Inventory(boot_id="none")
         snapshot = parts.kernel.snapshot(Scope(namespaces=("host", *self.scene.names)))
-        contents = {g.programs[0].identity.id: g.digest for g in inventory.generations}
+        # Not by the inventory, which may be what could not be written.
+        firsts = [pin for pin in snapshot.pins if pin.path.startswith("gen/") and pin.path.endswith("/p00")]
+        contents = {pin.id: pin.path.split("/")[1].split("_")[0] for pin in firsts}
         hooks = {
             f"{point.netns} {point.interface} {point.kind}": tuple(
                 (str(each.kind), each.mode, contents.get(each.program_id, "?")) for each in state.attachments
