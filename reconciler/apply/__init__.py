@@ -17,7 +17,7 @@ The package reads no clock and makes no decision about what should run.
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import nullcontext
 from itertools import groupby
 from typing import TYPE_CHECKING, Final
 
@@ -63,8 +63,8 @@ def execute(
     run.write("begin", force=False, plan=plan.digest)
     failed: StepFailure | None = None
     undone: tuple[Step, ...] = ()
-    with ExitStack() as stack:
-        expedited = _expedite(run, plan, stack)
+    before = _worth_expediting(run, plan)
+    with nullcontext(enter_result=False) if before is None else kernel.expedite() as expedited:
         for _, batch in groupby(plan.steps, _kind):
             failed = _batch(run, plan, list(batch))
             if failed is not None:
@@ -82,23 +82,24 @@ def execute(
         stale_hooks=tuple(run.stale),
         gaps=run.gaps,
         expedited=expedited,
+        unrestored=before if expedited and kernel.grace_setting() == 1 else None,
         committed=run.committed,
     )
 
 
-def _expedite(run: Run, plan: Plan, stack: ExitStack) -> bool:
+def _worth_expediting(run: Run, plan: Plan) -> int | None:
+    """What the switch reads now, put on record, if this plan is worth it."""
     waits = sum(isinstance(step, Attach | Switch | ChangeMode | Detach | Drain) for step in plan.steps)
     # A hook is without any program while a mode changes or an occupant is displaced, and that is mostly grace periods.
     urgent = any(
         isinstance(step, Evict | ChangeMode) or getattr(step, "displace", None) is not None for step in plan.steps
     )
     if waits < EXPEDITE_FROM and not urgent:
-        return False
+        return None
     before = run.kernel.grace_setting()
-    if before is None:
-        return False
-    run.write("expedite", before=before)
-    return stack.enter_context(run.kernel.expedite())
+    if before is not None:
+        run.write("expedite", before=before)
+    return before
 
 
 def _kind(step: Step) -> object:

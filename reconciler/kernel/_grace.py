@@ -144,7 +144,10 @@ def restore(value: int) -> None:
 
 @contextmanager
 def expedited(policy: Literal["auto", "never"], *, allowed: bool, limit: float = EXPEDITE_LIMIT) -> Iterator[bool]:
-    """Expedited grace periods for the block, at most `limit` seconds; yields whether we switched them on."""
+    """Expedited grace periods for the block, at most `limit` seconds; yields whether we switched them on.
+
+    Where the old value cannot be written back, `setting` goes on to read 1.
+    """
     # 1 is somebody else's, and on already.
     if policy == "never" or not allowed or setting() != 0 or not _switch_on():
         yield False
@@ -153,10 +156,10 @@ def expedited(policy: Literal["auto", "never"], *, allowed: bool, limit: float =
 
     def back() -> None:
         nonlocal done
-        with lock:
+        with lock, suppress(KernelError):
             if not done:
-                done = True
                 restore(0)
+                done = True
 
     timer = threading.Timer(limit, back)
     timer.daemon = True

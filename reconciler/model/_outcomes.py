@@ -134,6 +134,7 @@ class Outcome:
         stale_hooks: hooks on which a compare-and-swap lost; observe again.
         gaps: hook to seconds without any program, where the kernel forces one.
         expedited: grace periods were expedited.
+        unrestored: what rcu_expedited read before, if it could not be written back.
     """
 
     inventory: Inventory
@@ -146,4 +147,5 @@ class Outcome:
     stale_hooks: tuple[str, ...] = ()
     gaps: Mapping[str, float] = field(default_factory=dict)
     expedited: bool = False
+    unrestored: int | None = None
     committed: bool = False

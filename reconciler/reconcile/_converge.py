@@ -14,6 +14,7 @@ from reconciler.model import CommitRecord, DriftKind, Inventory, Outcome, Plan, 
 from reconciler.reconcile._candidate import failure_error
 from reconciler.reconcile._decide import enforced
 from reconciler.reconcile._health import KernelHealth
+from reconciler.reconcile._recover import owe_grace
 from reconciler.status import clean
 
 if TYPE_CHECKING:
@@ -119,6 +120,8 @@ class Convergence:
             self.plan = again
             outcome = _joined(outcome, self._carry_out(wanted, again, outcome.inventory), again.inventory)
         self.outcome = outcome
+        if outcome is not None and owe_grace(self.parts, outcome):
+            self.ledger.notes.warn("rcu_expedited could not be set back; the next pass tries again")
         if outcome is not None and outcome.stale_hooks:
             self.ledger.notes.retry_now = True
         if outcome is None or outcome.failed is None:
@@ -239,5 +242,6 @@ def _joined(first: Outcome, second: Outcome | None, inventory: Inventory) -> Out
         done=(*first.done, *second.done),
         gaps={**first.gaps, **second.gaps},
         expedited=first.expedited or second.expedited,
+        unrestored=first.unrestored if second.unrestored is None else second.unrestored,
         committed=first.committed or second.committed,
     )

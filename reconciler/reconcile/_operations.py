@@ -14,6 +14,7 @@ from reconciler.model import Acceptance, ControlRecord, Inventory, Outcome, Plan
 from reconciler.reconcile._parts import Request
 from reconciler.reconcile._pass import Pass
 from reconciler.reconcile._poller import ask
+from reconciler.reconcile._recover import owe_grace
 from reconciler.state import recover
 from reconciler.status import event
 
@@ -80,6 +81,7 @@ def teardown(parts: Parts, *, by: str) -> tuple[Plan, Outcome]:
     outcome = apply.execute(made, kernel=parts.kernel, packages={}, journal=parts.state, checks=_NoChecks())
     parts.state.save_inventory(outcome.inventory)
     parts.state.clear_journal()
+    owe_grace(parts, outcome)
     parts.kernel.unload(())  # that of an earlier one that was killed, where it had nothing else left to remove
     _record(parts, "torn-down", by=by, steps=len(outcome.done))
     Pass(parts, Request(poll=False)).run()  # attaches nothing now; `status` must not go on saying that all is in sync

@@ -11,6 +11,7 @@ from reconciler.model import ControlRecord, Inventory, SourceRecord
 from reconciler.state import recover, unproven
 
 if TYPE_CHECKING:
+    from reconciler.model import Outcome
     from reconciler.reconcile._parts import Parts
 
 
@@ -66,6 +67,13 @@ def recover_inventory(parts: Parts, control: ControlRecord) -> tuple[Inventory, 
         f"{f' ({damage})' if damage else ''}; nothing is attached, detached or evicted until "
         "`reconciler accept COMMIT --reason TEXT`"
     )
+
+
+def owe_grace(parts: Parts, outcome: Outcome) -> bool:
+    """Put on record what rcu_expedited read before, where it could not be written back: the next pass does."""
+    if outcome.unrestored is not None:
+        parts.state.journal(parts.kernel.boot_id(), "expedite", before=outcome.unrestored)
+    return outcome.unrestored is not None
 
 
 def _restore_grace(parts: Parts, records: tuple[dict[str, Any], ...], boot: str) -> None:

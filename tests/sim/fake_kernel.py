@@ -82,6 +82,7 @@ class FakeKernel(Observed):
         self.on_evict: Callable[[Evict], None] | None = None
         self.drains = 0
         self.rcu_expedited = 0
+        self.stays_expedited = False
         self.add_namespace("host")
 
     # --- control of the fake -----------------------------------------------------------------------------
@@ -417,7 +418,7 @@ class FakeKernel(Observed):
         try:
             yield True
         finally:
-            if not self.faults.dead:
+            if not self.faults.dead and not self.stays_expedited:
                 self.rcu_expedited = 0
 
     def grace_setting(self) -> int | None:

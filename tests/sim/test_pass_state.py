@@ -271,6 +271,24 @@ def test_a_crash_while_grace_periods_are_expedited_puts_them_back(make_host: Cal
     assert host.kernel.rcu_expedited == 0
 
 
+def test_expediting_that_cannot_be_ended_is_ended_by_the_next_pass(
+    make_host: Callable[..., Host],
+) -> None:
+    host = make_host(*(f"eth{number}" for number in range(8)))
+    host.set_source(minimum_commit=host.origin.commit(both()))
+    host.kernel.stays_expedited = True
+    status = host.apply().status
+    assert (status.reason, status.exit_code) == ("Applied", 0)
+    assert any("rcu_expedited could not be set back" in note for note in status.notes)
+    assert host.kernel.rcu_expedited == 1
+    host.kernel.stays_expedited = False
+    assert host.apply().status.reason == "InSync"
+    assert host.kernel.rcu_expedited == 0
+    host.kernel.rcu_expedited = 1  # somebody else's
+    assert host.apply().status.reason == "InSync"
+    assert host.kernel.rcu_expedited == 1
+
+
 def test_a_reboot_without_the_source_gives_the_last_good_state_back(edge: Host) -> None:
     edge.configure(guardrail=Guardrail(share=1.0))
     edge.origin.commit(both())
