@@ -108,12 +108,6 @@ def _is_integer(obj: Object, variable: GlobalVar, *, signed: bool) -> bool:
 
 
 def _check_map(spec: MapSpec, found: MapDef, obj: Object, budget: Budget) -> Iterator[str]:
-    try:
-        for type_id in filter(None, (found.key_type_id, found.value_type_id)):
-            obj.btf.structure(type_id, budget)
-    except ElfError as error:
-        yield f"expected types that maps can have, got an error: {error}"
-        return
     if found.pinning:
         yield "expected no pinning in the object, got some; remove it, the reconciler owns pin paths"
     match spec.role:
@@ -122,7 +116,7 @@ def _check_map(spec: MapSpec, found: MapDef, obj: Object, budget: Budget) -> Ite
             if spec.name != NEXT or shape != (_PROG_ARRAY, 1, _INDEX_BYTES, _INDEX_BYTES):
                 yield f"expected role next for a PROG_ARRAY of one slot named {NEXT!r}, got another map"
         case MapRole.STATS:
-            if not _is_stats(found, obj):
+            if not _is_stats(found, obj, budget):
                 yield (
                     f"expected role stats for a PERCPU_ARRAY of {len(STATS_COUNTERS)} entries of two u64 "
                     f"(packets, bytes), got another map; include chain.h"
@@ -135,16 +129,26 @@ def _check_map(spec: MapSpec, found: MapDef, obj: Object, budget: Budget) -> Ite
         case MapRole.STATE:
             if found.type in _REFUSED_STATE:
                 yield f"expected role state for a map of data, got {_REFUSED_STATE[found.type]}"
+            yield from _check_layout(found, obj, budget)
         case _:
             assert_never(spec.role)
 
 
-def _is_stats(found: MapDef, obj: Object) -> bool:
+def _check_layout(found: MapDef, obj: Object, budget: Budget) -> Iterator[str]:
+    # Whether state is carried over is decided by it, so a type without one is refused before anything runs.
+    try:
+        for type_id in filter(None, (found.key_type_id, found.value_type_id)):
+            obj.btf.structure(type_id, budget)
+    except ElfError as error:
+        yield f"expected types whose layout can be compared, got an error: {error}"
+
+
+def _is_stats(found: MapDef, obj: Object, budget: Budget) -> bool:
     shape = (found.type, found.max_entries, found.key_size, found.value_size)
     if shape != (_PERCPU_ARRAY, len(STATS_COUNTERS), _INDEX_BYTES, _COUNTER_BYTES) or found.value_type_id is None:
         return False
     try:
-        structure = obj.btf.structure(found.value_type_id)
+        structure = obj.btf.structure(found.value_type_id, budget)
     except ElfError:
         return False
     members = structure.get("members") if isinstance(structure, dict) else None
