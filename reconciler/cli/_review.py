@@ -18,7 +18,7 @@ from reconciler import trust
 from reconciler._words import clean
 from reconciler.cli._archives import PackageReader, bundle_of
 from reconciler.cli._output import note, say
-from reconciler.cli._tree import read_file, read_tree
+from reconciler.cli._tree import plain_file, read_file, read_tree
 from reconciler.errors import ExitCode, InputError, SourceError
 from reconciler.source import Clone
 
@@ -218,10 +218,9 @@ def _worktree(clone: Clone, folder: Path, base: str) -> _Sides:
     files, problems = read_tree(root, folders=("chains", "hosts"))
 
     def blob(path: str, limit: int) -> bytes | None:
-        place = root / path
-        if place.is_symlink() or not place.is_file():
+        if not plain_file(root, path):
             return None
-        with place.open("rb") as file:
+        with (root / path).open("rb") as file:
             data = file.read(limit + 1)
         if len(data) > limit:
             raise SourceError(f"{path}: expected at most {limit} bytes, got more", reason="SourceTooLarge")

@@ -17,7 +17,7 @@ import click
 from reconciler import manifest, plan
 from reconciler.cli._compose import ConfiguredPackages, make_kernel
 from reconciler.cli._output import progress, say, say_json, table
-from reconciler.cli._tree import no_repository, read_tests, read_tree
+from reconciler.cli._tree import no_repository, plain_file, read_tests, read_tree
 from reconciler.errors import ExitCode, InputError
 from reconciler.model import DesiredState, family_of
 from reconciler.reconcile import package_refs
@@ -100,10 +100,9 @@ def _verified(config: Config, desired: DesiredState, root: Path) -> Mapping[str,
     from reconciler.packages import Cache, Store  # noqa: PLC0415  # the trust code is only needed with packages
 
     def blob(name: str, limit: int) -> bytes | None:
-        file = root / name
-        if not file.is_file():
+        if not plain_file(root, name):
             return None
-        with file.open("rb") as opened:
+        with (root / name).open("rb") as opened:
             return opened.read(limit + 1)
 
     with tempfile.TemporaryDirectory(prefix="reconciler-test-") as folder:

@@ -28,14 +28,32 @@ def read_tree(
     root: Path, folders: tuple[str, ...] = (manifest.CHAINS_FOLDER,)
 ) -> tuple[dict[str, bytes], tuple[Diagnostic, ...]]:
     """The manifests of a work tree by path, and what of it a host would refuse to read."""
-    below = [path for folder in folders for path in sorted((root / folder).rglob("*"))]
+    below = [path for folder in folders for path in _below(root / folder)]
     return _read_files(root, [root / manifest.REPOSITORY_FILE, *below])
 
 
 def read_tests(root: Path) -> tuple[dict[str, bytes], tuple[Diagnostic, ...]]:
     """The packet tests of a work tree by path, and what of it cannot be read."""
-    below = (root / manifest.TESTS_FOLDER).rglob("*")
-    return _read_files(root, sorted(path for path in below if path.suffix in (".yaml", ".yml")))
+    below = _below(root / manifest.TESTS_FOLDER)
+    return _read_files(root, [path for path in below if path.suffix in (".yaml", ".yml") or path.is_symlink()])
+
+
+def plain_file(root: Path, name: str) -> bool:
+    """Whether the work tree has a file of this name: neither it nor a folder on the way is a symbolic link."""
+    place = root
+    for part in name.split("/"):
+        place /= part
+        if place.is_symlink():
+            return False
+    return place.is_file()
+
+
+def _below(folder: Path) -> list[Path]:
+    """Everything below a folder of the work tree; the folder itself where it is a link, which is told and not followed.
+
+    `rglob` follows no links but the one that it is asked for.
+    """
+    return [folder] if folder.is_symlink() else sorted(folder.rglob("*"))
 
 
 def _read_files(root: Path, paths: list[Path]) -> tuple[dict[str, bytes], tuple[Diagnostic, ...]]:
@@ -48,7 +66,8 @@ def _read_files(root: Path, paths: list[Path]) -> tuple[dict[str, bytes], tuple[
         name = path.relative_to(root).as_posix()
         problem = name_problem(path.name)
         if problem is None and path.is_symlink():
-            problem = "expected a plain file (mode 100644), got a symbolic link"
+            wanted = "plain file (mode 100644)" if "/" in name or name == manifest.REPOSITORY_FILE else "directory"
+            problem = f"expected a {wanted}, got a symbolic link"
         if problem is not None:
             problems.append(Diagnostic(message=problem, file=name))
         elif path.is_file():

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from reconciler import manifest, packages, plan
-from reconciler.cli._tree import no_repository, read_file, read_tests, read_tree
+from reconciler.cli._tree import no_repository, plain_file, read_file, read_tests, read_tree
 from reconciler.config import Guardrail, SecureConfig, SecureMode
 from reconciler.errors import Diagnostic, InputError
 from reconciler.model import (
@@ -56,7 +56,7 @@ def _work_tree(root: Path, report: Report) -> None:
         report.findings.append(nothing)
         return
     files, problems = read_tree(root, (manifest.CHAINS_FOLDER, manifest.HOSTS_FOLDER))
-    paper = tuple(each for each in problems if (each.file or "").startswith(manifest.HOSTS_FOLDER))
+    paper = tuple(each for each in problems if f"{each.file}/".startswith(manifest.HOSTS_FOLDER))
     report.findings += manifest.parse_groups(files, problems=paper).findings
     problems = tuple(each for each in problems if each not in paper)
     checked = manifest.parse_all(files, problems=problems)
@@ -102,7 +102,7 @@ class _Place:
 def _package(root: Path, ref: PackageRef, place: _Place, report: Report) -> Package | None:
     name = f"packages/{packages.archive_name(ref)}"
     path = root / name
-    if not path.is_file():
+    if not plain_file(root, name):
         others = sorted(each.name for each in path.parent.glob(f"{ref.name}-*.tar.gz"))
         got = ", ".join(others[:3]) or "none"
         message = f"expected {name} in the same commit, got {got}; add it, or name the `repository` that has it"
@@ -123,7 +123,7 @@ def _package(root: Path, ref: PackageRef, place: _Place, report: Report) -> Pack
         message = f"expected {ref.name} {ref.version} in {name}, got {parsed.name} {parsed.version}"
         report.findings.append(place.finding(message))
         return None
-    if not path.with_name(path.name + packages.BUNDLE_SUFFIX).is_file():
+    if not plain_file(root, name + packages.BUNDLE_SUFFIX):
         message = f"expected a signature {name}{packages.BUNDLE_SUFFIX}, got none; run `reconciler package sign`"
         report.findings.append(place.finding(message))
     objects = {program.object: files[program.object] for program in parsed.programs}

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import tarfile
 import unicodedata
@@ -374,6 +375,34 @@ def test_the_work_tree_is_read_without_following_links(repository: Repository) -
     assert ran.code == 0
     assert "RV001" in {finding["id"] for finding in ran.json["findings"]}
     assert "secret" not in {each["name"] for each in ran.json["chains"]}
+
+
+@pytest.mark.parametrize(("folder", "finding"), [("chains", "RV001"), ("hosts", "RV055"), ("tests", "")])
+def test_a_folder_of_the_work_tree_that_is_a_link_is_told_and_not_followed(
+    folder: str, finding: str, repository: Repository
+) -> None:
+    base = repository.commit(tree(edge()))
+    repository.git("checkout", "-q", base)
+    outside = repository.path.parent / "outside"
+    outside.mkdir()
+    (outside / "secret.yaml").write_bytes(b"hunter2: hunter2\n")
+    shutil.rmtree(repository.path / folder, ignore_errors=True)
+    (repository.path / folder).symlink_to(outside)
+    said = reconciler("review", base, "--worktree", "--repository", repository.path, "-o", "json")
+    assert finding in {"", *(each["id"] for each in said.json["findings"])}
+    checked = reconciler("validate", repository.path)
+    assert f"{folder}: expected a directory, got a symbolic link" in checked.out
+    assert "hunter2" not in said.out + checked.out
+
+
+def test_packages_of_the_work_tree_are_read_without_following_links(repository: Repository) -> None:
+    base = repository.commit(tree(edge()))
+    repository.git("checkout", "-q", base)
+    (repository.path / "packages").rename(repository.path.parent / "packages")
+    (repository.path / "packages").symlink_to(repository.path.parent / "packages")
+    said = reconciler("review", base, "--worktree", "--repository", repository.path, "-o", "json")
+    assert "RV002" in {each["id"] for each in said.json["findings"]}
+    assert "in the same commit, got" in reconciler("validate", repository.path).out
 
 
 # --- packages ----------------------------------------------------------------------------------------------
