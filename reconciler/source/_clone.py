@@ -53,9 +53,9 @@ class Clone:
         """Raises SourceError when there is no repository at or above `path`."""
         self._limits = limits or SourceLimits()
         self._git_dir = find_git_dir(path)
-        self._scratch = Path(tempfile.mkdtemp(prefix="reconciler-review-"))
         plain = GitRunner(self._git_dir)
         self._objects_dir = self._ask(plain, "rev-parse", "--git-path", "objects")
+        self._scratch = Path(tempfile.mkdtemp(prefix="reconciler-review-"))  # from here on `close` removes it
         objects = (self._git_dir / self._objects_dir).resolve()
         # Quoted as git's alternates are: a colon separates them.
         alternate = '"' + str(objects).replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import tarfile
+import tempfile
 import unicodedata
 from dataclasses import dataclass
 from html.parser import HTMLParser
@@ -403,6 +404,14 @@ def test_packages_of_the_work_tree_are_read_without_following_links(repository: 
     said = reconciler("review", base, "--worktree", "--repository", repository.path, "-o", "json")
     assert "RV002" in {each["id"] for each in said.json["findings"]}
     assert "in the same commit, got" in reconciler("validate", repository.path).out
+
+
+def test_what_is_no_repository_leaves_no_folder_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "work" / ".git").mkdir(parents=True)
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    assert reconciler("review", "HEAD~1", "HEAD", "--repository", tmp_path / "work").code == 1
+    assert list((tmp_path / "scratch").iterdir()) == []
 
 
 # --- packages ----------------------------------------------------------------------------------------------
