@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reconciler import trust
-from reconciler.config import KeyRule
+from reconciler.config import KeyRule, read_protected
 from reconciler.errors import ConfigError, ExitCode, StateError
 from reconciler.status import Expiry, Finding, clean
 
@@ -85,5 +85,5 @@ def _certificates(auth: Auth) -> Iterator[tuple[datetime, str]]:
     """Read at each pass, because they rotate; one that cannot be read is told by the next contact."""
     for path, what in ((auth.client_cert_file, "client certificate"), (auth.ca_file, "CA certificate")):
         if path is not None:
-            with suppress(OSError, ConfigError):
-                yield trust.certificate_end(Path(path).read_bytes()), f"{what} {path}"
+            with suppress(ConfigError):
+                yield trust.certificate_end(read_protected(Path(path), secret=False)), f"{what} {path}"

@@ -59,8 +59,13 @@ def _poll(ledger: Ledger) -> Wanted | None:
     if isinstance(answer.error, SourceError):
         ledger.source_failed(answer.error)
         return None
-    if answer.error is not None:
-        raise answer.error
+    if answer.error is not None:  # whatever went wrong in asking keeps nothing from being repaired
+        if isinstance(answer.error, ReconcilerError):
+            ledger.found(answer.error)
+        else:
+            ledger.defect(answer.error)
+        ledger.remember_refusal()
+        return None
     head = answer.head
     ledger.answered = True
     context = context_digest(parts)

@@ -7,6 +7,7 @@ run notes everything and saves nothing.
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
@@ -48,6 +49,15 @@ class Ledger:
         """An error of this pass, and what it means for the next one."""
         self.notes.findings.append(finding(error))
         self.schedule(error)
+
+    def defect(self, error: Exception) -> None:
+        """A defect of ours: said in full, and tried again with growing pauses."""
+        self.record = replace(self.record, context="")  # nothing was judged for good
+        trace = traceback.extract_tb(error.__traceback__)
+        where = f" at {trace[-1].filename}:{trace[-1].lineno}" if trace else ""
+        self.emit("defect", error=repr(error), trace="".join(traceback.format_tb(error.__traceback__)))
+        message = f"{type(error).__name__}: {error}{where}; this is a defect of reconciler, please report it"
+        self.found(ReconcilerError(message, reason="InternalError"))
 
     def schedule(self, error: ReconcilerError) -> None:
         """When to try again is decided by the disposition alone."""

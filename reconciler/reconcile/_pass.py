@@ -7,9 +7,6 @@ and the finding says why. A pass raises nothing that is a `ReconcilerError`: it 
 
 from __future__ import annotations
 
-import traceback
-from dataclasses import replace
-
 from reconciler.errors import ExitCode, ReconcilerError, StateError
 from reconciler.model import encode_json
 from reconciler.reconcile._converge import Convergence
@@ -39,17 +36,8 @@ class Pass:
         except ReconcilerError as error:
             self.ledger.found(error)
         except Exception as error:  # noqa: BLE001  # a defect of ours must not end the agent: what runs goes on
-            self._defect(error)
+            self.ledger.defect(error)  # what one in `apply` left is recovered from like a crash
         return self._finish()
-
-    def _defect(self, error: Exception) -> None:
-        """Said in full, tried again with growing pauses; what one in `apply` left is recovered from like a crash."""
-        self.ledger.record = replace(self.ledger.record, context="")  # nothing was judged for good
-        trace = traceback.extract_tb(error.__traceback__)
-        where = f" at {trace[-1].filename}:{trace[-1].lineno}" if trace else ""
-        self.ledger.emit("defect", error=repr(error), trace="".join(traceback.format_tb(error.__traceback__)))
-        message = f"{type(error).__name__}: {error}{where}; this is a defect of reconciler, please report it"
-        self.ledger.found(ReconcilerError(message, reason="InternalError"))
 
     def _run(self) -> None:
         parts, ledger = self.parts, self.ledger

@@ -208,11 +208,13 @@ def test_a_source_that_failed_is_an_answer_too(edge: Host) -> None:
 
     def defect() -> Wake:
         one.poller.under_way = Answer(error=RuntimeError("unexpected"))
+        edge.detach()
         return one.poller.arrive()
 
     done = one.run(fail, apply.wake, defect)
     assert done.reasons == ["SourceTimeout", "InternalError"]
     assert apply.answer()["status"]["reason"] == "InternalError"
+    assert edge.runs() == ["ratelimit"]  # repaired all the same
     assert done.poller.maintained == 0
 
 
