@@ -15,7 +15,6 @@ from reconciler._documents import parse_duration
 from reconciler.cli import _compose as compose
 from reconciler.cli._output import note, progress, say, say_json, say_plan
 from reconciler.errors import ExitCode, ReconcilerError
-from reconciler.model import to_builtins
 from reconciler.sensor import ServiceManager, ask, open_sensor
 from reconciler.status import clean, metrics, render_metrics
 
@@ -260,21 +259,20 @@ def teardown(context: Context, *, yes: bool) -> int:
     answer = _ask(context, "teardown", {})
     if answer is None:
         with _parts(context) as parts, progress("detaching"):
-            made, outcome = reconcile.teardown(parts, by=_who())
-            answer = {
-                "plan": {**to_builtins(made), "digest": made.digest},
-                "outcome": to_builtins(outcome),
-                "exitCode": 0,
-            }
-            if outcome.failed is not None or outcome.survivors:
-                answer["exitCode"] = int(ExitCode.ERROR)
+            answer = reconcile.teardown_answer(*reconcile.teardown(parts, by=_who()))
     if context.output == "json":
         say_json(answer)
     elif "error" in answer:
         note(f"error: {clean(str(answer['error']), 2000)}")
     else:
-        say(f"{len(answer['outcome']['done'])} steps done; nothing of the reconciler is attached any more")
-        for item in answer["outcome"]["survivors"]:
+        outcome = answer["outcome"]
+        whole = "nothing of the reconciler is attached any more"
+        said = whole if answer["exitCode"] == ExitCode.OK else "something may still be attached, run it again"
+        say(f"{len(outcome['done'])} steps done; {said}")
+        failed = [*outcome["skipped"], *([outcome["failed"]] if outcome["failed"] else [])]
+        for text in (*(item["message"] for item in failed), *outcome["stale_hooks"]):
+            note(f"failed: {clean(text, 2000)}")
+        for item in outcome["survivors"]:
             note(f"left over: {clean(item['where'])}: {clean(item['message'])}")
     return int(answer["exitCode"])
 

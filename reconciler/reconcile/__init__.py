@@ -6,7 +6,7 @@ the core plan it, lets `apply` do it, and records the outcome. Retries are decid
 """
 
 from reconciler.reconcile._candidate import context_digest, judge, last_good, package_refs
-from reconciler.reconcile._loop import Agent, Schedule, answer_of, phase_of
+from reconciler.reconcile._loop import Agent, Schedule, answer_of, phase_of, teardown_answer
 from reconciler.reconcile._operations import accept, resume, suspend, teardown
 from reconciler.reconcile._parts import Answer, Clock, PackageSource, Parts, PassResult, Request, Wanted
 from reconciler.reconcile._pass import Pass
@@ -37,4 +37,5 @@ __all__ = [
     "resume",
     "suspend",
     "teardown",
+    "teardown_answer",
 ]

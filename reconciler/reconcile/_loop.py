@@ -25,6 +25,7 @@ from reconciler.status import event
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from reconciler.model import Outcome, Plan
     from reconciler.reconcile._parts import Answer, Parts, PassResult
     from reconciler.reconcile._poller import Poller
     from reconciler.sensor import Command, Sensor, Watch
@@ -351,8 +352,7 @@ class Agent:
                 operations.suspend(self.parts, seconds=seconds, reason=str(arguments["reason"]), by=by)
                 return answer_of(self.one_pass(Request(poll=False)))
             case "teardown":
-                made, outcome = operations.teardown(self.parts, by=by)
-                return {"plan": to_builtins(made), "outcome": to_builtins(outcome), "exitCode": int(ExitCode.OK)}
+                return teardown_answer(*operations.teardown(self.parts, by=by))
             case _:
                 return {
                     "error": f"unknown verb {command.verb[:40]!r}",
@@ -376,6 +376,16 @@ def answer_of(result: PassResult) -> dict[str, Any]:
     }
 
 
+def teardown_answer(made: Plan, outcome: Outcome) -> dict[str, Any]:
+    """A teardown as an answer on the control socket; an error if anything may still be attached."""
+    whole = outcome.failed is None and not (outcome.survivors or outcome.skipped or outcome.stale_hooks)
+    return {
+        "plan": {**to_builtins(made), "digest": made.digest},
+        "outcome": to_builtins(outcome),
+        "exitCode": int(ExitCode.OK if whole else ExitCode.ERROR),
+    }
+
+
 def _wanted(result: PassResult) -> dict[str, Any] | None:
     if result.wanted is None:
         return None
@@ -383,4 +393,4 @@ def _wanted(result: PassResult) -> dict[str, Any] | None:
     return {"commit": wanted.commit, "signer": wanted.signer, "subject": wanted.subject, "fresh": wanted.fresh}
 
 
-__all__ = ["Agent", "Schedule", "answer_of", "encode_json", "phase_of"]
+__all__ = ["Agent", "Schedule", "answer_of", "encode_json", "phase_of", "teardown_answer"]

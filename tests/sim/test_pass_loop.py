@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from reconciler import reconcile
-from reconciler.errors import SourceError, StaleError, StateError
+from reconciler.errors import KernelError, SourceError, StaleError, StateError
 from reconciler.reconcile import _converge, _decide, _loop
 from reconciler.sensor import Command, Wake
 from reconciler.state import State
@@ -309,6 +309,17 @@ def test_suspend_resume_and_teardown_over_the_socket(edge: Host) -> None:
     assert edge.kernel.pins == {}
     assert asked(edge, "resume")["exitCode"] == 0
     assert edge.runs() == ["ratelimit"]
+
+
+def test_a_teardown_that_leaves_something_is_no_success(edge: Host) -> None:
+    edge.kernel.fail_on("link-detach", KernelError("BPF_LINK_DETACH", 5, "input/output error"))
+    answer = asked(edge, "teardown")
+    assert answer["exitCode"] == 1
+    assert answer["outcome"]["survivors"]
+    assert edge.runs() == ["ratelimit"]
+    answer = asked(edge, "teardown")
+    assert (answer["exitCode"], edge.runs()) == (0, [])
+    assert len(answer["plan"]["digest"]) == 64
 
 
 def test_a_disk_that_takes_no_record_is_an_answer_and_ends_no_agent(
