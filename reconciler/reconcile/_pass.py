@@ -49,6 +49,8 @@ class Pass:
             ledger.notes.warn("unsafe: a first head is taken whatever it is (--unsafe-trust-first-use)")
         if ledger.control.torn_down:
             message = "everything was taken off this host by `teardown`; `reconciler resume` puts it back"
+            if left := len(inventory.attachments):
+                message = f"`teardown` left attachments of ours on {left} hooks; run `reconciler teardown` again"
             ledger.notes.find(Finding(reason="TornDown", message=message, exit_code=ExitCode.SUSPENDED))
             return
         wanted = decide(ledger)

@@ -317,9 +317,11 @@ def test_a_teardown_that_leaves_something_is_no_success(edge: Host) -> None:
     assert answer["exitCode"] == 1
     assert answer["outcome"]["survivors"]
     assert edge.runs() == ["ratelimit"]
+    assert "left attachments of ours on 1 hooks" in edge.repair().status.message
     answer = asked(edge, "teardown")
     assert (answer["exitCode"], edge.runs()) == (0, [])
     assert len(answer["plan"]["digest"]) == 64
+    assert "everything was taken off" in edge.repair().status.message
 
 
 def test_a_disk_that_takes_no_record_is_an_answer_and_ends_no_agent(
