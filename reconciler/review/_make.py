@@ -20,10 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from reconciler.errors import Diagnostic
-    from reconciler.model import Acknowledgement, Chain, HostGroup, PackageRef
+    from reconciler.model import Acknowledgement, Chain, HostGroup, Member, PackageRef
     from reconciler.review._effects import Note
     from reconciler.review._reading import Reading, Side
-    from reconciler.review._signers import Place
 
 MAX_NAMES = 8
 """Host names of a cohort that the document lists."""
@@ -221,7 +220,7 @@ class _Maker:
 
     def _cohorts(self, hosts: tuple[Hosts, ...], changed: frozenset[str]) -> tuple[Cohort, ...]:
         compilers = Compiler(self.old), Compiler(self.new)
-        fresh = self._fresh()
+        self._unverified()
         refused = {
             name for finding in self.findings if finding.id in ("RV001", "RV009") for name in finding.hosts or ("",)
         }
@@ -238,7 +237,7 @@ class _Maker:
             told, notes = compare_hooks(each, changed, compilers)
             extra = guardrail(each, Guardrail().share)
             every = [*notes, *missing_features(each, changed, self.new), *([extra] if extra else [])]
-            every += judge_signers(each, fresh, self.new)
+            every += judge_signers(each, self.new)
             for note in every:
                 self._add_placed(note, group)
             if (
@@ -269,9 +268,10 @@ class _Maker:
         desired = manifest.desired_of(side.validation.repository, chains, allow_empty=side.validation.allow_empty)
         return manifest.state_digest(desired)
 
-    def _fresh(self) -> dict[PackageRef, list[Place]]:
+    def _unverified(self) -> None:
+        """Packages that no chain of BASE has and whose signature nobody could verify."""
         old = {member.package.digest for chain in self.base.chains.values() for member in chain.members}
-        found: dict[PackageRef, list[Place]] = {}
+        found: dict[PackageRef, list[tuple[str, Member, int]]] = {}
         for name, chain in sorted(self.head.chains.items()):
             for index, member in enumerate(chain.members):
                 if member.package.digest not in old:
@@ -286,7 +286,6 @@ class _Maker:
                 place = self._place(name, f"/spec/members/{index}/package")
                 hosts = {group for chain, _, _ in places for group in self.hosts_of.get(chain, ())}
                 self._say("RV042", message, place, chain=name, member=member.name, hosts=tuple(sorted(hosts)))
-        return found
 
     # --- findings ------------------------------------------------------------------------------------------
 

@@ -78,8 +78,8 @@ class Reading:
 
     @property
     def exchanged(self) -> frozenset[PackageRef]:
-        """Packages that some member gets, or leaves behind: who signed these is what a reviewer asks."""
-        return frozenset(ref for pair in self.changed for ref in _packages(pair.before) ^ _packages(pair.after))
+        """Packages that some host may get, or leave behind: who signed these is what a reviewer asks."""
+        return frozenset(ref for pair in self.changed for ref in _exchanged(pair.before, pair.after))
 
     @property
     def refs(self) -> tuple[frozenset[PackageRef], frozenset[PackageRef]]:
@@ -109,6 +109,12 @@ class Reading:
             for side in (self.base, self.head)
         )
         return frozenset(old & new)
+
+
+def _exchanged(before: Chain | None, after: Chain | None) -> frozenset[PackageRef]:
+    old, new = _packages(before), _packages(after)
+    # With another selector the same packages go to other hosts.
+    return old ^ new if before is None or after is None or before.hosts == after.hosts else old | new
 
 
 def _packages(chain: Chain | None) -> frozenset[PackageRef]:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from reconciler._documents import parse_glob
 from reconciler.policy import matches_identity
@@ -12,14 +12,11 @@ from reconciler.review._hooks import ChainNote
 from reconciler.review._values import Line, ReviewPackage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator
 
-    from reconciler.model import Member, PackageRef, PaperSigner
+    from reconciler.model import PaperSigner
     from reconciler.review._fleet import Hosts
     from reconciler.review._values import Packages
-
-Place: TypeAlias = "tuple[str, Member, int]"
-"""Where a package stands: the chain's name, the member and its index."""
 
 
 def signer_words(package: ReviewPackage) -> str | None:
@@ -47,32 +44,31 @@ def _who(package: ReviewPackage) -> tuple[str, str] | None:
     return None if package.signer is None else (package.signer.identity, package.signer.issuer)
 
 
-def judge_signers(
-    hosts: Hosts,
-    fresh: Mapping[PackageRef, Sequence[Place]],
-    packages: Packages,
-) -> Iterator[ChainNote]:
-    """Packages that are new in HEAD and that the group's policy would not take.
+def judge_signers(hosts: Hosts, packages: Packages) -> Iterator[ChainNote]:
+    """Packages that a cohort gets with HEAD and that its group's policy would not take; others may have them already.
 
     Args:
         hosts: a cohort.
-        fresh: new packages to every place where they stand.
         packages: of HEAD.
     """
     rules = hosts.group.policy.signers if hosts.group is not None else None
     if rules is None:
         return
-    mine = {chain.name for chain in hosts.after}
-    for ref, places in fresh.items():
-        found, here = packages.get(ref), [place for place in places if place[0] in mine]
-        if not here or not isinstance(found, ReviewPackage):
-            continue
-        chain, member, index = here[0]
-        signer = signer_words(found) or "nobody"
-        if not any(allows(rule, ref.name, found) for rule in rules):
-            message = f"package {ref.name} {ref.version} is signed by {signer}, whom no signer rule of the group allows"
-            note = Note(id="RV004", message=message, member=member.name, pointer=f"/spec/members/{index}/package")
-            yield ChainNote(chain=chain, note=note)
+    seen = {member.package.digest for chain in hosts.before for member in chain.members}
+    for chain in hosts.after:
+        for index, member in enumerate(chain.members):
+            ref = member.package
+            found = packages.get(ref)
+            if ref.digest in seen or not isinstance(found, ReviewPackage):
+                continue
+            seen.add(ref.digest)
+            if not any(allows(rule, ref.name, found) for rule in rules):
+                who = signer_words(found) or "nobody"
+                message = (
+                    f"package {ref.name} {ref.version} is signed by {who}, whom no signer rule of the group allows"
+                )
+                note = Note(id="RV004", message=message, member=member.name, pointer=f"/spec/members/{index}/package")
+                yield ChainNote(chain=chain.name, note=note)
 
 
 def allows(rule: PaperSigner, package: str, found: ReviewPackage) -> bool:

@@ -156,6 +156,19 @@ def test_each_group_asks_for_its_own_root(repository: Repository) -> None:
     assert finding["hosts"] == ["site"]
 
 
+def test_a_package_that_a_selector_brings_to_other_hosts_is_verified_for_them(repository: Repository) -> None:
+    db = group("db")
+    db["spec"]["labels"] = {"role": "db"}
+    before = base(group(), db)
+    after = {"chains/0.yaml": text(edge(members=[member_of(signed())], hosts={}))}
+    assert reviewed(repository, before | after, before).ids == set()
+    before["packages/demo-1.0.0.tar.gz.sigstore.json"] = signed(under=theirs()).bundle
+    said = reviewed(repository, before | after, before)
+    assert said.ids == {"RV004"}
+    (finding,) = said.document["findings"]
+    assert finding["hosts"] == ["db"]
+
+
 def test_a_root_that_is_none_verifies_nothing(repository: Repository) -> None:
     for root in (b"", b"{}", b"[" * 1000, b"\xff"):
         said = upgraded(repository, signed("2.0.0"), side(signed(), group(), root=root))
