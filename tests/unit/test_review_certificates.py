@@ -160,7 +160,7 @@ def test_a_package_that_a_selector_brings_to_other_hosts_is_verified_for_them(re
     db = group("db")
     db["spec"]["labels"] = {"role": "db"}
     before = base(group(), db)
-    after = {"chains/0.yaml": text(edge(members=[member_of(signed())], hosts={}))}
+    after: dict[str | bytes, Any] = {"chains/0.yaml": text(edge(members=[member_of(signed())], hosts={}))}
     assert reviewed(repository, before | after, before).ids == set()
     before["packages/demo-1.0.0.tar.gz.sigstore.json"] = signed(under=theirs()).bundle
     said = reviewed(repository, before | after, before)
