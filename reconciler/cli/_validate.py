@@ -125,7 +125,7 @@ def _file(path: Path, report: Report) -> None:
             checked = manifest.parse_all({manifest.REPOSITORY_FILE: data})
             report.other = "description of a repository"
             report.findings += [
-                finding.within(str(path)) for finding in checked.findings if "at least one chain" not in finding.message
+                finding.within(str(path)) for finding in checked.findings if finding.message != manifest.NO_CHAIN
             ]
         case _:
             inside = f"{manifest.CHAINS_FOLDER}{path.name}"

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from reconciler.manifest._packet_tests import TESTS_FOLDER, PacketTest, parse_tests
     from reconciler.manifest._parse import (
         CHAINS_FOLDER,
+        NO_CHAIN,
         REPOSITORY_FILE,
         Known,
         Validation,
@@ -38,7 +39,7 @@ else:
             "_objects": "check_package",
             "_packages": "parse_package",
             "_packet_tests": "TESTS_FOLDER PacketTest parse_tests",
-            "_parse": "CHAINS_FOLDER REPOSITORY_FILE Known Validation desired_of parse parse_all state_digest",
+            "_parse": "CHAINS_FOLDER NO_CHAIN REPOSITORY_FILE Known Validation desired_of parse parse_all state_digest",
             "_select": "hooks_meet hosts_meet interface_matches selects",
         },
     )
@@ -48,6 +49,7 @@ __all__ = [
     "HOSTS_FOLDER",
     "KINDS",
     "MAX_WAIT",
+    "NO_CHAIN",
     "REPOSITORY_FILE",
     "TESTS_FOLDER",
     "Groups",

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from reconciler.model import Acknowledgement
 
 REPOSITORY_FILE = "reconciler.yaml"
+NO_CHAIN = "expected at least one chain below chains/, got none; set spec.allowEmpty if every host shall detach all"
+"""The one finding about a whole repository, by which it is known: other messages may quote any part of it."""
 CHAINS_FOLDER = "chains/"
 CHAINS = "chains"
 """The folder itself: where the reader of the Git tree reports what concerns every file in it, such as a limit."""
@@ -374,5 +376,4 @@ def _empty(read: Mapping[str, _File], about: _About) -> list[Diagnostic]:
     # Where reconciler.yaml cannot be read, nobody knows whether that is allowed; its own finding stops every host.
     if about.name is None or about.allow_empty or any(file.chains or file.findings for file in read.values()):
         return []
-    message = "expected at least one chain below chains/, got none; set spec.allowEmpty if every host shall detach all"
-    return [Diagnostic(message=message, file=REPOSITORY_FILE)]
+    return [Diagnostic(message=NO_CHAIN, file=REPOSITORY_FILE)]

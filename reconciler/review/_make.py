@@ -101,7 +101,7 @@ class _Maker:
         if self.problem is not None:
             self._say("RV006", self.problem)
         for finding in self.head.validation.findings:
-            empty = "at least one chain" in finding.message
+            empty = finding.message == manifest.NO_CHAIN
             self._say("RV009" if empty else "RV001", _message(finding), finding, hosts=self._concerned(finding))
         for finding in self.base.validation.findings:
             self._say("RV043", _message(finding), finding)

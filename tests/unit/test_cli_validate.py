@@ -141,6 +141,15 @@ def test_links_and_odd_names_are_findings_as_they_are_for_a_host(policy: Path) -
     assert "no blanks" in found["chains/a b.yaml"]
 
 
+def test_words_of_a_finding_in_a_file_hide_no_finding(tmp_path: Path) -> None:
+    file = tmp_path / "reconciler.yaml"
+    head = "apiVersion: reconciler/v1alpha1\nkind: Repository\nmetadata: {name: x}\n"
+    file.write_text(f"{head}spec: {{}}\n")
+    assert reconciler("validate", file).code == 0  # that it has no chains is for the work tree to say
+    file.write_text(f"{head}spec: {{at least one chain: 1}}\n")
+    assert reconciler("validate", file).code == 1
+
+
 def test_a_repository_without_its_file(policy: Path) -> None:
     (policy / "reconciler.yaml").unlink()
     (found,) = findings(policy)

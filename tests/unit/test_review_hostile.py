@@ -230,6 +230,7 @@ BROKEN = {
     "a tag that would run": HEAD + b"!!python/object/apply:os.system ['touch /tmp/owned']",
     "no text": b"\xff\xfe\x00" * 100,
     "nul": HEAD + b"\x00",
+    "words of another finding": HEAD + b"{'at least one chain': 1}",
     "one key twice": HEAD + b"{priority: 1, priority: 2}",
 }
 
