@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+WAYS = ("tcx", "clsact")
+
 CHUNK = 100
 """Rounds under one pair of packet streams, which end by themselves after ten minutes."""
 

@@ -22,19 +22,16 @@ import pytest
 
 from reconciler import _points, reconcile
 from reconciler.errors import ReconcilerError
-from tests.kernel import support
-from tests.kernel.killed.host import Host, Scene
 from tests.kernel.killed.process import Fail, forked
-from tests.kernel.killed.rounds import Rounds, alternating, chunked, kind_of, sample, say
+from tests.kernel.killed.rounds import WAYS, alternating, chunked, kind_of, sample, say
 from tests.unit.test_docs import documented_reasons
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
-    from pathlib import Path
-    from typing import Literal
 
+    from tests.kernel.killed.host import Host
     from tests.kernel.killed.process import Ended
-    from tests.kernel.killed.rounds import Place
+    from tests.kernel.killed.rounds import Place, Rounds
 
     Hooks = Mapping[str, tuple[tuple[str, str | None, str], ...]]
 
@@ -52,8 +49,6 @@ ERRNOS = (
 EACH = 3
 """Errnos at every call in `make torture`."""
 
-WAYS = ("tcx", "clsact")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Failed:
@@ -62,19 +57,6 @@ class Failed:
     reason: str
     message: str
     hooks: Hooks | None = None
-
-
-@pytest.fixture
-def rounds(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rounds]:
-    way: Literal["tcx", "clsact"] = request.param
-    with support.pin_directory() as pins, Scene() as scene:
-        host = Host(tmp_path, scene, way, pins)
-        try:
-            made = Rounds(host)
-            made.start()
-            yield made
-        finally:
-            host.close()
 
 
 def failing(host: Host, descriptors: int | None = None) -> Failed:

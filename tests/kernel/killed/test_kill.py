@@ -13,31 +13,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.kernel import support
-from tests.kernel.killed.host import Host, Scene
-from tests.kernel.killed.rounds import Rounds, alternating, chunked, drawn, kind_of, sample, say, under_traffic
+from tests.kernel.killed.rounds import WAYS, alternating, chunked, drawn, kind_of, sample, say, under_traffic
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-    from typing import Literal
+    from tests.kernel.killed.rounds import Rounds
 
 SEED = 20261129
 DOUBLE_KILLS = 1000
-WAYS = ("tcx", "clsact")
-
-
-@pytest.fixture
-def rounds(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rounds]:
-    way: Literal["tcx", "clsact"] = request.param
-    with support.pin_directory() as pins, Scene() as scene:
-        host = Host(tmp_path, scene, way, pins)
-        try:
-            made = Rounds(host)
-            made.start()
-            yield made
-        finally:
-            host.close()
 
 
 @pytest.mark.timeout(900)

@@ -6,34 +6,16 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-import pytest
-
 from reconciler.errors import LockedError
 from reconciler.reconcile import suspend
 from tests.kernel import support
-from tests.kernel.killed.host import Host, Scene
 from tests.kernel.killed.process import Kill, ended, forked, started
-from tests.kernel.killed.rounds import Rounds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
     from tests.kernel.killed.host import Report
+    from tests.kernel.killed.rounds import Rounds
 
 YEARS = timedelta(days=3653)
-
-
-@pytest.fixture
-def rounds(tmp_path: Path) -> Iterator[Rounds]:
-    with support.pin_directory() as pins, Scene() as scene:
-        host = Host(tmp_path, scene, "tcx", pins)
-        try:
-            made = Rounds(host)
-            made.start()
-            yield made
-        finally:
-            host.close()
 
 
 def test_of_several_at_once_one_works_and_the_others_say_that_they_may_not(rounds: Rounds) -> None:
