@@ -25,6 +25,7 @@ from reconciler.model import (
     Guard,
     HookPoint,
     Inventory,
+    Load,
     OwnedAttachment,
     Plan,
     PointOfNoReturn,
@@ -42,7 +43,7 @@ from reconciler.plan._occupants import Occupants
 from reconciler.plan._targets import Targets, resolve
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from reconciler.config import Guardrail, SecureConfig
     from reconciler.model import Package
@@ -233,11 +234,29 @@ def _clean_up(draft: _Draft, given: PlanInput, targets: Targets, observed: Obser
     known = {path for instance in observed.instances.values() for path in instance.pins}
     known |= state_pins | {current.pin for current in observed.current.values() if current.pin} | set(observed.defunct)
     orphans = {pin.path for pin in given.snapshot.pins} - known
-    orphans |= set(given.snapshot.folders)
+    if given.snapshot.folders:
+        made = [pin for step in (*draft.repair, *draft.loads, *draft.hooks) for pin in _made(step)]
+        orphans |= {
+            folder for folder in given.snapshot.folders if not any(pin.startswith(f"{folder}/") for pin in made)
+        }
     orphans |= set(given.inventory.leftovers) & {pin.path for pin in given.snapshot.pins} - used
     defunct = set(observed.defunct) - planner.freed_pins - planner.held_pins - attached
     if stray := tuple(sorted((orphans | defunct) - {pin for step in draft.unloads for pin in _pins(step)})):
         draft.unloads.append(Unpin(pins=stray, reason="left over: nothing is attached through it"))
+
+
+def _made(step: Step) -> Iterator[str]:
+    """Pins that a step makes: the folders above them are not left over."""
+    match step:
+        case Repin(path=path):
+            yield path
+        case Attach(pin=str() as pin):
+            yield pin
+        case Load(generation=generation):
+            for member in generation.members:
+                yield from (member.pin, *(entry.pin for entry in member.maps))
+        case _:
+            pass
 
 
 def _pins(step: Step) -> tuple[str, ...]:

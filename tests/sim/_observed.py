@@ -87,7 +87,9 @@ class Observed(ForeignActivity):
             programs={number: _program(program) for number, program in self.programs.items()},
             links={number: _link(link) for number, link in self.links.items()},
             pins=tuple(sorted(Pin(path=path, kind=key[0], id=key[1]) for path, key in self.pins.items())),
-            folders=tuple(sorted(self.folders)),
+            folders=tuple(
+                sorted(each for each in self.folders if not any(pin.startswith(f"{each}/") for pin in self.pins))
+            ),
             maps=self._own_maps(),
             namespaces=namespaces,
             missing=tuple(name for name in scope.namespaces if name not in self.namespaces),
