@@ -42,3 +42,14 @@ def test_fields_of_one_type_of_hook_say_so() -> None:
         ["direction*", "[tc]"],
         ["end", "[tc]"],
     ]
+
+
+def test_a_finding_of_a_review_is_explained() -> None:
+    ran = reconciler("explain", "RV019")
+    assert ran.code == 0
+    assert ran.out.startswith(
+        "RV019 limit raised\n  severity high, weaker\n\nRaised when: a limit goes in the direction"
+    )
+    assert "Why it matters: more gets through." in ran.out
+    unknown = reconciler("explain", "RV999")
+    assert (unknown.code, "expected a finding of a review (RV001 to RV" in unknown.err) == (1, True)
