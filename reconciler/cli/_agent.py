@@ -15,6 +15,7 @@ from reconciler._documents import parse_duration
 from reconciler.cli import _compose as compose
 from reconciler.cli._output import note, progress, say, say_json, say_plan
 from reconciler.errors import ExitCode, ReconcilerError
+from reconciler.kernel.about import is_passing
 from reconciler.sensor import ServiceManager, ask, open_sensor
 from reconciler.status import clean, metrics, render_metrics
 
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
 
 AGENT_SECONDS = 600.0
 """A pass may load, switch and check for minutes; the client waits as long."""
+
+PASSING = (
+    "warning: these pins, and the programs behind them, end with this mount namespace (`ip netns exec` makes one for "
+    "each command); enter network namespaces with `nsenter --net=/run/netns/NAME`"
+)
 
 
 @click.command()
@@ -96,6 +102,8 @@ def apply(context: Context, *, confirm: str | None, unsafe_trust_first_use: bool
         if answer is None:
             with _parts(context, unsafe_first_use=unsafe_trust_first_use) as parts:
                 answer = reconcile.answer_of(reconcile.Pass(parts, reconcile.Request(confirm=confirm)).run())
+                if answer["outcome"] and is_passing():
+                    note(PASSING)
     return _show(context, answer)
 
 

@@ -17,7 +17,15 @@ import click
 from reconciler.cli import DEFAULT_CONFIG
 from reconciler.cli._output import say, say_json, table
 from reconciler.errors import ConfigError, ExitCode, ReconcilerError
-from reconciler.kernel.about import BPFFS, MINIMUM_LIBBPF, bpffs_mounts, can_mount_bpffs, has_bcc, libbpf_version
+from reconciler.kernel.about import (
+    BPFFS,
+    MINIMUM_LIBBPF,
+    bpffs_mounts,
+    can_mount_bpffs,
+    has_bcc,
+    is_passing,
+    libbpf_version,
+)
 from reconciler.model import Support
 
 if TYPE_CHECKING:
@@ -46,6 +54,10 @@ class Finding:
     hint: str = ""
 
 
+FEATURES: Final = "kernel features"
+"""The finding that stands for all of them where they were not probed."""
+
+
 @click.command()
 @click.pass_obj
 def check(context: Context) -> int:
@@ -57,7 +69,9 @@ def check(context: Context) -> int:
     else:
         table(("", "WHAT", "FOUND", "WHAT TO DO"), [(item.state, item.name, item.detail, item.hint) for item in found])
         missing = [item.name for item in found if item.state == "missing"]
-        say(f"missing: {', '.join(missing)}" if missing else "everything that is needed is there")
+        unknown = any(item.name == FEATURES for item in found)
+        there = "nothing is missing so far" if unknown else "everything that is needed is there"
+        say(f"missing: {', '.join(missing)}" if missing else there)
     return ExitCode.ERROR if any(item.state == "missing" for item in found) else ExitCode.OK
 
 
@@ -171,7 +185,7 @@ def _notes(config: Config | None) -> Iterator[Finding]:
 def _kernel(config: Config | None) -> Iterator[Finding]:
     yield _bpffs(config)
     if os.geteuid() != 0:
-        yield Finding(name="kernel features", state="note", detail="not probed", hint="run `sudo reconciler check`")
+        yield Finding(name=FEATURES, state="note", detail="not probed", hint="run `sudo reconciler check`")
         return
     from reconciler.kernel.linux import LinuxKernel  # noqa: PLC0415  # only root gets this far
 
@@ -179,7 +193,7 @@ def _kernel(config: Config | None) -> Iterator[Finding]:
     try:
         features = kernel.features()
     except ReconcilerError as error:
-        yield Finding(name="kernel features", state="missing", detail=str(error), hint="a kernel with BPF is needed")
+        yield Finding(name=FEATURES, state="missing", detail=str(error), hint="a kernel with BPF is needed")
         return
     finally:
         kernel.close()
@@ -189,6 +203,9 @@ def _kernel(config: Config | None) -> Iterator[Finding]:
 def _bpffs(config: Config | None) -> Finding:
     place = Path(config.paths.pins if config is not None else BPFFS / "reconciler")
     mounts = bpffs_mounts()
+    if place.is_relative_to(BPFFS) and is_passing():
+        hint = "pins end with it: enter network namespaces with `nsenter --net=/run/netns/NAME`"
+        return Finding(name="bpffs", state="note", detail="only in this mount namespace (`ip netns exec`?)", hint=hint)
     if any(place.is_relative_to(mount) for mount in mounts):
         return Finding(name="bpffs", state="ok", detail=next(m for m in mounts if place.is_relative_to(m)))
     if place.is_relative_to(BPFFS) and can_mount_bpffs():

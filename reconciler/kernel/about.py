@@ -15,6 +15,8 @@ BPFFS: Final = Path("/sys/fs/bpf")
 """Where bpffs belongs, and where the agent mounts one when there is none."""
 
 MOUNTS: Final = Path("/proc/self/mounts")
+NETNS: Final = Path("/run/netns")
+"""Where iproute2 keeps network namespaces."""
 FILESYSTEMS: Final = Path("/proc/filesystems")
 
 
@@ -40,6 +42,17 @@ def bpffs_mounts(mounts: Path = MOUNTS) -> tuple[str, ...]:
     """
     fields = [line.split(" ") for line in mounts.read_text(encoding="utf-8", errors="replace").splitlines()]
     return tuple(field[1] for field in fields if field[2:3] == ["bpf"])  # device, place, type
+
+
+def is_passing(mounts: Path = MOUNTS, netns: Path = NETNS) -> bool:
+    """Whether this is the mount namespace that `ip netns exec` makes for one command: what is pinned ends with it.
+
+    It mounts a /sys of its own whose source is the network namespace's name (iproute2 6.1, lib/namespace.c,
+    netns_switch).
+    """
+    fields = [line.split(" ") for line in mounts.read_text(encoding="utf-8", errors="replace").splitlines()]
+    sources = [field[0] for field in fields if field[1:3] == ["/sys", "sysfs"]]
+    return bool(sources) and (netns / sources[-1]).is_file()
 
 
 def can_mount_bpffs(filesystems: Path = FILESYSTEMS) -> bool:

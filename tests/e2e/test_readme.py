@@ -7,6 +7,7 @@ It runs in a namespace of its own, which is all that its commands see of the net
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import subprocess
@@ -78,6 +79,15 @@ def test_a_tour_is_taken_apart_and_compared() -> None:
     assert re.fullmatch(expression, "x 1 y\nz\n")
     assert not re.fullmatch(expression, "x 1 y\nmore\n")
     assert not re.fullmatch(expression, "x 1 q\nz\n")
+
+
+def test_ip_netns_exec_is_recognized_as_what_the_readme_warns_of(namespace: support.Netns) -> None:
+    states = []
+    for enter in (["ip", "netns", "exec", namespace.name], ["nsenter", f"--net=/run/netns/{namespace.name}"]):
+        command = [*enter, str(ROOT / ".venv/bin/reconciler"), "check", "-o", "json"]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=SECONDS)
+        states += [each["state"] for each in json.loads(done.stdout) if each["name"] == "bpffs"]
+    assert states == ["note", "ok"]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from reconciler.cli import _check
-from reconciler.kernel.about import bpffs_mounts, can_mount_bpffs
+from reconciler.kernel.about import bpffs_mounts, can_mount_bpffs, is_passing
 from reconciler.model import Features, Support
 from tests.command import reconciler
 
@@ -84,6 +84,17 @@ def test_where_bpffs_is_mounted(tmp_path: Path) -> None:
     mounts = tmp_path / "mounts"
     mounts.write_text("none /sys/fs/bpf bpf rw 0 0\nproc /proc proc rw 0 0\nbpf /run/bpf bpf rw 0 0\n")
     assert bpffs_mounts(mounts) == ("/sys/fs/bpf", "/run/bpf")
+
+
+def test_what_ip_netns_exec_mounts_is_recognized(tmp_path: Path) -> None:
+    mounts, netns = tmp_path / "mounts", tmp_path / "netns"
+    netns.mkdir()
+    (netns / "blue").touch()
+    for source, passing in (("sysfs", False), ("blue", True), ("green", False)):
+        mounts.write_text(f"sysfs /sys sysfs rw 0 0\nblue /mnt ext4 rw 0 0\n{source} /sys sysfs rw 0 0\n")
+        assert is_passing(mounts, netns) is passing
+    mounts.write_text("")
+    assert not is_passing(mounts, netns)
 
 
 def test_a_kernel_without_bpffs_cannot_mount_one(tmp_path: Path) -> None:
