@@ -185,8 +185,15 @@ def detach(reader: Reader, step: Detach, program: int | None) -> None:
         with failing(call):
             _inside(reader, step.point, work)
     except KernelError as error:
-        if error.errno != errno.ENODEV:  # the interface is gone, and the filter with it
-            raise
+        if error.errno != errno.ENODEV or _there(reader, step.point):
+            raise  # gone with its interface is fine, if that is gone
+
+
+def _there(reader: Reader, point: HookPoint) -> bool:
+    try:
+        return _inside(reader, point, lambda route: route.name(point.ifindex) is not None)
+    except OSError:
+        return False
 
 
 def evict(reader: Reader, point: HookPoint, gone: FilterId, program: Identity) -> None:
