@@ -52,6 +52,10 @@ DROP_EVERY = 2
 STRIDE = DROP_EVERY * len(PORTS)
 """Packets from one of a kind to the next."""
 
+FIRST = "first attach"
+VANISHED = 100
+"""Packets that may get lost where a clsact qdisc is added: two milliseconds of them."""
+
 ENOUGH = 800
 """Packets that are sent during each event, at least: a hundred of each kind."""
 
@@ -200,7 +204,9 @@ class Flood:
 
     def assert_first_was_whole(self, names: Iterable[str]) -> None:
         """Up to some packet all of these members' packets passed, and from it on none."""
-        lasts = [next(window.last for window in self.received.escaped if window.kind == KINDS[name]) for name in names]
+        first = next(event for event in self.events if event.what == FIRST)
+        escaped = [window for window in self.received.escaped if window.first < first.end]
+        lasts = [max(window.last for window in escaped if window.kind == KINDS[name]) for name in names]
         assert max(lasts) - min(lasts) < STRIDE + self.received.reordered, lasts
 
 
@@ -398,7 +404,7 @@ class Story:
 
     def first(self) -> None:
         """The first attach, in the middle of the stream."""
-        with self.flood.event("first attach", MEMBERS):
+        with self.flood.event(FIRST, MEMBERS):
             self.flood.more()
             self.commit()
             self.start()
@@ -462,14 +468,18 @@ class Story:
         """After the end: no packet is missing, and no count was forgotten."""
         sent, received = self.flood.sent, self.flood.received
         counters, hits = self.lab.counters(), self.counted()
-        assert received.passed + sent.refused_kinds[0] == sent.passed
+        lost = sent.passed - received.passed - sent.refused_kinds[0]
         for name in MEMBERS:
             kind = KINDS[name]
             # What a tc egress program drops is refused to the sender.
             elsewhere = 0 if self.way.kind == "tc-egress" else sent.refused_kinds[kind]
-            assert received.kinds[kind] + counters[name]["dropped"] + elsewhere == sent.kinds[kind], name
+            missing = sent.kinds[kind] - received.kinds[kind] - counters[name]["dropped"] - elsewhere
+            assert missing >= 0, name
+            lost += missing
             assert counters[name]["seen"] == hits[name]
             assert counters[name]["broken"] == 0
+        # Adding a clsact qdisc takes the device's own out for a moment (qdisc_graft in net/sched/sch_api.c).
+        assert 0 <= lost <= (VANISHED if self.way is WAYS["clsact-egress"] else 0)
 
     def counted(self) -> dict[str, int]:
         """The state map `hits` of each member that runs: packets that it saw, ever."""
