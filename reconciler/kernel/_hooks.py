@@ -95,6 +95,11 @@ class RawNamespace:
     devices: Mapping[int, Device]
     hooks: Mapping[int, RawInterface]
 
+    @property
+    def empty(self) -> bool:
+        """Whether nothing runs on any of these hooks."""
+        return all(raw.empty for kinds in self.hooks.values() for raw in kinds.values())
+
 
 def read_namespace(
     wanted: Callable[[Device], bool], ours: frozenset[int], before: Mapping[int, Device] | None, *, tcx: bool

@@ -147,7 +147,7 @@ def look(reader: Reader, scope: Scope, pins: PinWalk) -> Look:
         del reader.known[gone]
     first = _read_all(reader, scope, pins, seen)
     seen.complete &= _walk_objects(seen)
-    second = _read_all(reader, scope, pins, seen)
+    second = _read_all(reader, scope, pins, seen, first)
     resolver = _hooks.XdpLinks(seen.links.values(), pins.links)
     unsettled: list[HookPoint] = []
     for name, namespace in second.items():
@@ -163,11 +163,21 @@ def look(reader: Reader, scope: Scope, pins: PinWalk) -> Look:
     return seen
 
 
-def _read_all(reader: Reader, scope: Scope, pins: PinWalk, seen: Look) -> dict[str, _hooks.RawNamespace]:
+def _read_all(
+    reader: Reader, scope: Scope, pins: PinWalk, seen: Look, before: Mapping[str, _hooks.RawNamespace] | None = None
+) -> dict[str, _hooks.RawNamespace]:
+    """Everything in the scope; what was empty `before` is not read again.
+
+    Nobody is evicted from where nothing is, and who attaches there in between is found by the attach that follows: the
+    kernel compares.
+    """
     found = {}
     for name, inode in list(seen.namespaces.items()):
-        wanted, before = _wanted(scope, name, inode, pins), reader.known.get(inode)
-        read = partial(_hooks.read_namespace, wanted, pins.programs, before, tcx=reader.tcx)
+        if before is not None and name in before and before[name].empty:
+            found[name] = before[name]
+            continue
+        wanted, known = _wanted(scope, name, inode, pins), reader.known.get(inode)
+        read = partial(_hooks.read_namespace, wanted, pins.programs, known, tcx=reader.tcx)
         try:
             found[name] = reader.worker.run(name, inode, read)
             reader.known[inode] = found[name].devices
