@@ -56,6 +56,11 @@ class _Server(ThreadingHTTPServer):
         timer.daemon = True
         try:
             timer.start()
+        except RuntimeError:  # as above
+            self.shutdown_request(request)
+            self._places.release()
+            return
+        try:
             super().process_request_thread(request, client_address)
         finally:
             timer.cancel()

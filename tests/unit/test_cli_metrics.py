@@ -57,6 +57,27 @@ def test_clients_that_hold_on_take_a_bounded_number_of_threads_for_a_bounded_tim
     assert scrape_when_free(port) == b"reconciler_in_sync 1\n"
 
 
+@pytest.mark.parametrize("kind", [threading.Thread, threading.Timer])
+def test_a_host_that_has_no_threads_for_a_while_is_served_afterwards(
+    port: int, monkeypatch: pytest.MonkeyPatch, kind: type[threading.Thread]
+) -> None:
+    real, failed = threading.Thread.start, list[threading.Thread]()
+
+    def start(self: threading.Thread) -> None:
+        if type(self) is kind and len(failed) < 2 * _metrics.MAX_CLIENTS:
+            failed.append(self)
+            raise RuntimeError("can't start new thread")
+        real(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        for _ in range(2 * _metrics.MAX_CLIENTS):
+            with pytest.raises(OSError):  # noqa: PT011 - turned away, in one of several ways
+                scrape(port)
+    assert len(failed) == 2 * _metrics.MAX_CLIENTS
+    assert scrape(port) == b"reconciler_in_sync 1\n"
+
+
 def test_a_client_that_sends_a_byte_now_and_then_is_left(port: int) -> None:
     with ExitStack() as stack:
         client = connected(stack, port)
