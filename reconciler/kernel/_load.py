@@ -15,7 +15,7 @@ import sys
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from reconciler.errors import KernelError, VerifierError
 from reconciler.kernel import _bpf
@@ -170,6 +170,10 @@ def summarize(log: str) -> str:
     return "; ".join(lines[-2:]) or "rejected without a reason"
 
 
+_NO_VERDICT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR})
+"""What the verifier's log says when one of these ended it is how far it came."""
+
+
 def _load_error(call: str, error: LibbpfError) -> KernelError:
     number = errno.EINVAL if error.errno >= _LIBBPF_ERRNO_START else error.errno
     if _NO_CONSTANTS.search(error.log):
@@ -178,7 +182,7 @@ def _load_error(call: str, error: LibbpfError) -> KernelError:
             "whole process, whether the kernel has such maps; restart the agent if this stays"
         )
         return KernelError(call, errno.ENOMEM, detail)
-    if error.log:
+    if error.log and number not in _NO_VERDICT:
         return VerifierError(call, number, summarize(error.log), error.log)
     detail = "; ".join(message.removeprefix("libbpf: ") for message in error.messages)
     return KernelError(call, number, detail)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,7 +79,7 @@ def test_a_server_that_stalls_delays_no_repair_and_no_end(lab: Lab, tmp_path: Pa
                 intruder.detach(json.loads(support.run("bpftool", "-j", "link", "show", "pinned", str(pin)))["id"])
             agent.wait("repaired", more_than=repaired)
             assert not lab.reaches(DROP_PORT)
-        assert b"ls-remote" in visible(agent.process.pid)
+        assert re.search(rb"\0(fetch|ls-remote)\0", visible(agent.process.pid))
         for word in (TOKEN.encode(), base64.b64encode(f"x-access-token:{TOKEN}".encode())):
             assert word not in visible(agent.process.pid)
 

@@ -327,9 +327,10 @@ class Host:
         """Everything that is to be seen."""
         inventory = parts.state.inventory() or Inventory(boot_id="none")
         snapshot = parts.kernel.snapshot(Scope(namespaces=("host", *self.scene.names)))
-        # Not by the inventory, which may be what could not be written.
+        # By its pin, since the inventory may be what could not be written; by that where no pin can be opened.
+        contents = {g.programs[0].identity.id: g.name.split("_")[0] for g in inventory.generations}
         firsts = [pin for pin in snapshot.pins if pin.path.startswith("gen/") and pin.path.endswith("/p00")]
-        contents = {pin.id: pin.path.split("/")[1].split("_")[0] for pin in firsts}
+        contents |= {pin.id: pin.path.split("/")[1].split("_")[0] for pin in firsts}
         hooks = {
             f"{point.netns} {point.interface} {point.kind}": tuple(
                 (str(each.kind), each.mode, contents.get(each.program_id, "?")) for each in state.attachments
