@@ -7,6 +7,7 @@ marker `kernel` by itself. With RECONCILER_REQUIRE_KERNEL=1 a skip of such a tes
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import json
@@ -40,8 +41,11 @@ IN_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 RUN_TOKEN = f"rct{os.getpid()}"
 """Part of every name that this run creates on the machine (namespaces, pin directories); see `unique_name`."""
 
-OF_THE_SYSTEM = frozenset(f"{BPFFS}/{name}" for name in ("ip", "xdp", "tc", "tc/globals", "maps.debug", "progs.debug"))
-"""Folders and links that iproute2 makes when it loads an object, and what every bpffs holds: nobody's pins."""
+FROM_IPROUTE2 = tuple(BPFFS / name for name in ("ip", "xdp", "tc/globals", "tc"))
+"""Links and empty folders that iproute2 makes when it loads an object; the run removes them at its end."""
+
+OF_THE_SYSTEM = frozenset(str(path) for path in (*FROM_IPROUTE2, BPFFS / "maps.debug", BPFFS / "progs.debug"))
+"""Nobody's pins: the above, and what every bpffs holds."""
 
 SETTLE_SECONDS = 5.0
 """How long the kernel may take to free what was closed (after a grace period, on a work queue)."""
@@ -204,9 +208,25 @@ def _left_behind(before: Footprint) -> list[str]:
 
 
 _BEFORE_THE_RUN = pytest.StashKey["Footprint"]()
+_THERE_BEFORE = pytest.StashKey[frozenset[Path]]()
+
+
+def _there() -> frozenset[Path]:
+    return frozenset(path for path in FROM_IPROUTE2 if path.is_symlink() or path.exists())
+
+
+def _remove_from_iproute2(before: frozenset[Path]) -> None:
+    for path in FROM_IPROUTE2:  # folders after what they hold
+        if path not in before:
+            with contextlib.suppress(OSError):  # not made, or somebody uses it by now
+                if path.is_symlink():
+                    path.unlink()
+                else:
+                    path.rmdir()
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
+    session.config.stash[_THERE_BEFORE] = _there()
     if _alone() and BPFFS.is_dir():
         session.config.stash[_BEFORE_THE_RUN] = Footprint.take()
 
@@ -214,6 +234,8 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """The whole run leaves nothing either; with several workers this is what sees links and programs."""
+    if not IN_WORKER:
+        _remove_from_iproute2(session.config.stash.get(_THERE_BEFORE, frozenset(FROM_IPROUTE2)))
     before = session.config.stash.get(_BEFORE_THE_RUN, None)
     if before is not None and (leaked := _left_behind(before)):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
