@@ -38,6 +38,8 @@ FETCH: Final = (
     "--no-recurse-submodules",
     "--no-auto-maintenance",
 )
+MAX_ID: Final = 64
+"""Digits of an object id of SHA-256."""
 BLOCK: Final = 4096
 """Bytes that a file takes at least on common file systems: a million objects of some bytes each fill a disk, too."""
 LOCK_TIMEOUT: Final = 10.0
@@ -270,7 +272,8 @@ class LocalRepository:
 
         A mark does not say it: git leaves a ref as it was, and ends with 0, where a server's history is shallow.
         """
-        head = (self.directory / "FETCH_HEAD").read_text("utf-8", "replace").partition("\t")[0]
+        with (self.directory / "FETCH_HEAD").open("rb") as file:
+            head = file.read(MAX_ID + 1).partition(b"\t")[0].decode("ascii", "replace")
         return check_id(head) if head else None
 
     def packs(self) -> int:
