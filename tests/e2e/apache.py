@@ -16,11 +16,13 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import http.client
 import os
 import pwd
 import shutil
 import signal
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,7 +36,7 @@ BINARY = Path("/usr/sbin/apache2")
 BACKEND = Path("/usr/lib/git-core/git-http-backend")
 MODULES = (
     "mpm_prefork", "authn_core", "authz_core", "authn_file", "authz_user", "auth_basic", "alias", "cgi", "env",
-    "setenvif", "headers", "ssl", "proxy", "proxy_connect",
+    "setenvif", "headers", "ssl", "proxy", "proxy_connect", "status",
 )  # fmt: skip
 THROTTLED_SECONDS = 120
 
@@ -46,7 +48,7 @@ DefaultRuntimeDir {work}/run
 PidFile {work}/run/pid
 ErrorLog {work}/run/error.log
 LogFormat "%r %>s" line
-CustomLog {work}/run/access.log line
+CustomLog {work}/run/access.log line env=!quiet
 StartServers 2
 MinSpareServers 1
 MaxSpareServers 4
@@ -86,7 +88,11 @@ SetEnvIf Git-Protocol ".*" GIT_PROTOCOL=$0
   </LocationMatch>
 </VirtualHost>
 <VirtualHost {loopback}:{plain}>
-  Redirect 301 / https://localhost:{port}/
+  SetEnvIf Request_URI ^/workers$ quiet
+  <Location /workers>
+    SetHandler server-status
+  </Location>
+  RedirectMatch 301 ^/(?!workers$) https://localhost:{port}/
 </VirtualHost>
 <VirtualHost {loopback}:{proxy}>
   ProxyRequests On
@@ -106,6 +112,7 @@ class Apache:
     """A running Apache; paths: git (needs a user), forbidden, moved, plain, loop, busy, down, broken."""
 
     port: int
+    plain_port: int
     proxy_port: int
     work: Path
     ca_file: Path
@@ -121,8 +128,20 @@ class Apache:
         fresh.replace(self.work / "users")
 
     def requests(self) -> list[str]:
-        """Request lines and statuses, in order."""
+        """Request lines and statuses, in order: of all that came, as Apache logs a request after it has answered."""
+        deadline = time.monotonic() + 10
+        while self._busy() > 1:  # the one that answers this question
+            assert time.monotonic() < deadline, "Apache is still at work"
+            time.sleep(0.01)
         return (self.work / "run" / "access.log").read_text().splitlines()
+
+    def _busy(self) -> int:
+        """Workers that answer, log, or keep a connection."""
+        connection = http.client.HTTPConnection(LOOPBACK, self.plain_port, timeout=10)
+        with contextlib.closing(connection):
+            connection.request("GET", "/workers?auto", headers={"Connection": "close"})
+            answer = connection.getresponse().read().decode()
+        return int(next(line for line in answer.splitlines() if line.startswith("BusyWorkers:")).split()[1])
 
 
 @contextlib.contextmanager
@@ -151,7 +170,7 @@ def apache(
             **ports,
         )
     )
-    server = Apache(ports["port"], ports["proxy"], work, authority.file)
+    server = Apache(ports["port"], ports["plain"], ports["proxy"], work, authority.file)
     server.let_in("agent", "s3cret")
     # Without the bit access(2), which git asks first, would not count the capability of a user other than root.
     reading = "+dac_read_search"

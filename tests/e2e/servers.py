@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Real servers on loopback for tests: git over https with a CA of its own, a static folder over https, and an sshd.
 
-All of them live below one temporary directory, listen on a port that the kernel chose, and end with their `with`
+All of them live below one temporary directory, listen on a port of their own, and end with their `with`
 block. What a hostile or broken server would do is a `Fault`, switched at any time:
 
     with git_https(root / "repos", tmp_path) as server:
@@ -17,6 +17,7 @@ import contextlib
 import ipaddress
 import os
 import pwd
+import random
 import re
 import signal
 import socket
@@ -614,7 +615,7 @@ def _sshd(config: Path, log: Path, port: int) -> Iterator[None]:
 
 def wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
     """Until something listens on `port`; fails with what `process` said when it ends instead."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while time.monotonic() < deadline and process.poll() is None:
         with contextlib.suppress(OSError), socket.create_connection((LOOPBACK, port), 1):
             return
@@ -622,13 +623,16 @@ def wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
     raise RuntimeError(f"{process.args!r} did not start: {log.read_text()}")
 
 
-def free_port() -> int:
-    """A port of loopback that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        port = probe.getsockname()[1]
-        assert isinstance(port, int)
-        return port
+def free_port(host: str = LOOPBACK) -> int:
+    """A port that nobody listens on now, below those that the kernel gives to clients and to port 0 (32768 on).
+
+    One of those could be taken by any connection of a test beside this one before its server listens.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    while True:
+        port = random.randrange(10_000, 30_000)
+        with contextlib.suppress(OSError), socket.create_server((host, port), family=family):
+            return port
 
 
 # --- repositories ------------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -17,6 +16,7 @@ import pytest
 
 from tests.e2e.intruder import Intruder
 from tests.e2e.lab import Lab, chain
+from tests.e2e.servers import free_port
 from tests.kernel import support
 from tests.support_probe import DROP_PORT
 
@@ -28,14 +28,6 @@ if TYPE_CHECKING:
 
 PAUSES = (0.0, 0.01, 0.03, 0.06, 0.1)
 """Seconds between the first step of a change and SIGKILL; all of it takes about a fifth of a second."""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-        assert isinstance(port, int)
-        return port
 
 
 def samples(text: str) -> dict[str, float]:

@@ -14,21 +14,17 @@ import pytest
 
 from reconciler.cli import _metrics
 from reconciler.cli._metrics import write_textfile
+from tests.e2e.servers import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 
-def free_port(host: str) -> int:
-    with socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
-        return int(listener.getsockname()[1])
-
-
 @pytest.fixture
 def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     monkeypatch.setattr(_metrics, "CLIENT_SECONDS", 0.5)
-    number = free_port("127.0.0.1")
+    number = free_port()
     with closing(_metrics.MetricsServer(f"127.0.0.1:{number}")) as server:
         server.publish(b"reconciler_in_sync 1\n")
         yield number
