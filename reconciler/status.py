@@ -102,7 +102,6 @@ class Status:
     steps: int = 0
     guard: Guard = field(default_factory=Guard)
     expedited: bool = False
-    drained_by: str = ""
     gaps: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 0.0
 

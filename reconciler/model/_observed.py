@@ -115,17 +115,12 @@ class HookState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interface:
-    """A network interface as observed.
-
-    Attributes:
-        native_xdp: whether a native XDP program can be attached; None means not known until tried.
-    """
+    """A network interface as observed."""
 
     netns: str
     netns_inode: int
     ifindex: int
     name: str
-    native_xdp: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)

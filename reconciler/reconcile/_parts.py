@@ -3,17 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from reconciler.kernel import Kernel, MemberStats
-from reconciler.model import DesiredState, HostFacts, Inventory, Outcome, Package, PackageRef, Plan, Snapshot
-
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from datetime import datetime
 
     from reconciler.config import Config
+    from reconciler.kernel import Kernel
+    from reconciler.model import DesiredState, HostFacts, Outcome, Package, PackageRef, Plan
     from reconciler.source import BlobReader, Source
     from reconciler.state import State
     from reconciler.status import Finding, Status
@@ -142,7 +141,6 @@ class Wanted:
     Attributes:
         fresh: not applied yet (or judged anew under another policy or configuration).
         policies: as in `ReadCommit`.
-        critical: what is wrong with it although it runs on (a revoked signer).
     """
 
     commit: str
@@ -154,7 +152,6 @@ class Wanted:
     packages: Mapping[str, Package]
     fresh: bool
     policies: frozenset[str] = frozenset()
-    critical: tuple[Finding, ...] = ()
 
 
 @dataclass(slots=True)
@@ -189,14 +186,3 @@ class Notes:
         """A finding, once."""
         if finding not in self.findings:
             self.findings.append(finding)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recovered:
-    """What is ours at the start of a pass."""
-
-    inventory: Inventory
-    snapshot: Snapshot | None = None
-
-
-StatsReader = Callable[[Inventory], Iterator[MemberStats]]

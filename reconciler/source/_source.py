@@ -295,14 +295,6 @@ class Source:
         files, _ = tree.manifests((HOSTS,))
         return files
 
-    def read_blob(self, commit: str, path: str, limit: int) -> bytes | None:
-        """One file of `commit`; None if it has none.
-
-        Raises:
-            SourceError: it has more than `limit` bytes, is no plain file, or the errors of `read_commit`.
-        """
-        return TreeReader(self._objects, self._settings.limits, self.describe(commit).tree).blob(path, limit)
-
     def promote(self, commit: str, mark: Mark = Mark.APPLIED) -> None:
         """Keep `commit` reachable under `mark`, so that it can be read for as long as the mark stands.
 
