@@ -12,6 +12,7 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -70,7 +71,7 @@ class State:
     @property
     def has_source(self) -> bool:
         """Whether source.json is there; it is written before the first step of the first pass."""
-        return (self.directory / "source.json").exists()
+        return os.access(self._file("source.json"), os.F_OK)
 
     def free_share(self) -> float:
         """How much of the file system that holds the records is free, 0..1; raises StateError."""
@@ -109,12 +110,15 @@ class State:
         self._replace("status.json", text)
 
     def _read(self, name: str, kind: type[T], newest: int) -> T | None:
-        data = read_file(self.directory / name)
+        data = read_file(self._file(name))
         return None if data is None else decode_record(data, kind, newest, name)
 
+    def _file(self, name: str) -> str:
+        """No `Path`: it interns its parts, and what comes and goes each pass makes Python's table of them grow anew."""
+        return f"{self.directory}/{name}"
+
     def _replace(self, name: str, data: bytes) -> None:
-        path = self.directory / name
-        temporary = path.with_name(f".{name}.new")
+        path, temporary = self._file(name), self._file(f".{name}.new")
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
             fd = _points.at(f"open {name}", os.open, temporary, flags, 0o600)
@@ -123,7 +127,7 @@ class State:
                 _points.at(f"fsync {name}", os.fsync, fd)
             finally:
                 os.close(fd)
-            _points.at(f"rename {name}", temporary.replace, path)
+            _points.at(f"rename {name}", os.replace, temporary, path)
             _sync_directory(self.directory)
         except OSError as error:
             raise StateError(f"cannot write {path}: {error.strerror}; check the disk") from error
@@ -135,15 +139,13 @@ class State:
         try:
             if self._journal is None:
                 flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-                self._journal = _points.at("open journal", os.open, self.directory / "journal", flags, 0o600)
+                self._journal = _points.at("open journal", os.open, self._file("journal"), flags, 0o600)
                 _end_line("journal", self._journal)
             _write_all("journal", self._journal, encode_record({"boot": boot_id, "event": event, **fields}) + b"\n")
             if force:
                 _points.at("fsync journal", os.fsync, self._journal)
         except OSError as error:
-            raise StateError(
-                f"cannot append to {self.directory / 'journal'}: {error.strerror}; check the disk"
-            ) from error
+            raise StateError(f"cannot append to {self._file('journal')}: {error.strerror}; check the disk") from error
 
     def clear_journal(self) -> None:
         """The inventory now holds all that the journal said."""
@@ -151,14 +153,15 @@ class State:
             os.close(self._journal)
             self._journal = None
         try:
-            _points.at("unlink journal", (self.directory / "journal").unlink, missing_ok=True)
+            with suppress(FileNotFoundError):
+                _points.at("unlink journal", os.unlink, self._file("journal"))
             _sync_directory(self.directory)
         except OSError as error:
-            raise StateError(f"cannot remove {self.directory / 'journal'}: {error.strerror}") from error
+            raise StateError(f"cannot remove {self._file('journal')}: {error.strerror}") from error
 
     def journal_records(self) -> tuple[dict[str, Any], ...]:
         """All whole records; a torn last line is what a crash leaves and is ignored."""
-        data = read_file(self.directory / "journal") or b""
+        data = read_file(self._file("journal")) or b""
         return tuple(_json_lines(data))
 
     # --- history -----------------------------------------------------------------------------------------
@@ -232,7 +235,7 @@ def read_history(directory: Path) -> tuple[dict[str, Any], ...]:
     return tuple(_json_lines(older + (read_file(directory / "history.jsonl") or b"")))
 
 
-def read_file(path: Path) -> bytes | None:
+def read_file(path: Path | str) -> bytes | None:
     """Bytes of a state file, None when it does not exist.
 
     Raises:

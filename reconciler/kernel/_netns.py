@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 NAMED = Path("/run/netns")
+_HERE = Path("/proc/thread-self/ns/net")
 _CLONE_NEWNET = 0x40000000
 _NS_GET_NSTYPE = 0xB703
 """ioctl_ns(2)."""
@@ -43,7 +44,7 @@ def _path(name: str) -> str:
         return "/proc/self/ns/net"  # of the thread group's leader, which never moves
     if "/" in name or "\0" in name or name in {"", ".", ".."}:
         raise OSError(errno.ENOENT, f"no network namespace can be called {name!r}")
-    return str(NAMED / name)
+    return f"{NAMED}/{name}"
 
 
 @contextmanager
@@ -99,7 +100,7 @@ class Worker:
         if inode is not None and getattr(self._here, "place", None) == (name, inode):
             return call()
         with opened(name, inode) as target:
-            if _same(target, "/proc/thread-self/ns/net"):
+            if _is_here(target):
                 return self._at((name, inode), call)
             return self._submit(lambda: self._inside(target, lambda: self._at((name, inode), call)))
 
@@ -126,7 +127,7 @@ class Worker:
 
     def _inside(self, target: int | None, call: Callable[[], T]) -> T:
         """`call` in the thread that runs this; what it did stands, also when there is no memory for the way back."""
-        home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        home = os.open(_HERE, os.O_RDONLY | os.O_CLOEXEC)
         try:
             if target is None:
                 _call("unshare", _CLONE_NEWNET)
@@ -143,6 +144,6 @@ class Worker:
             os.close(home)
 
 
-def _same(descriptor: int, path: str) -> bool:
-    ours, other = os.fstat(descriptor), Path(path).stat()
-    return (ours.st_dev, ours.st_ino) == (other.st_dev, other.st_ino)
+def _is_here(descriptor: int) -> bool:
+    one, here = os.fstat(descriptor), _HERE.stat()
+    return (one.st_dev, one.st_ino) == (here.st_dev, here.st_ino)

@@ -60,6 +60,9 @@ class LocalRepository:
 
     def __init__(self, directory: Path, runner: GitRunner, limits: SourceLimits) -> None:
         self.directory = directory
+        # Made once: `Path` interns its parts, and what comes and goes at each poll makes Python's table of them grow.
+        self._config = directory / "config"
+        self._marks = {mark: directory / reference(mark) for mark in Mark}
         self.swapping = threading.Lock()
         self._fresh, self._old = (directory.with_name(f"{directory.name}.{each}") for each in ("new", "old"))
         self._rebuilt: dict[tuple[Mark, ...], int] = {}
@@ -79,7 +82,7 @@ class LocalRepository:
         """
         with disk_errors(self.directory):
             try:
-                config = (self.directory / "config").read_bytes()
+                config = self._config.read_bytes()
             except FileNotFoundError:
                 return None
         return 64 if b"sha256" in config else 40
@@ -136,11 +139,10 @@ class LocalRepository:
             )
         self.refuse_shallow()
         with disk_errors(self.directory):
-            config = self.directory / "config"
-            if config.read_text("utf-8") != _CONFIGS[length]:
-                fresh = config.with_name("config.new")
+            if self._config.read_text("utf-8") != _CONFIGS[length]:
+                fresh = self._config.with_name("config.new")
                 _points.at("write git config", fresh.write_text, _CONFIGS[length], "utf-8")
-                _points.at("rename git config", fresh.replace, config)
+                _points.at("rename git config", fresh.replace, self._config)
         with contextlib.suppress(SourceError), self.writing(timeout=0):
             self.sweep()
 
@@ -311,7 +313,7 @@ class LocalRepository:
             return None
         with contextlib.suppress(OSError, SourceError):
             # As git writes it. A ref that is packed, symbolic or damaged is git's to read.
-            return check_id((self.directory / reference(mark)).read_text("ascii", "replace").removesuffix("\n"))
+            return check_id(self._marks[mark].read_text("ascii", "replace").removesuffix("\n"))
         done = self.run("rev-parse", "--verify", "--quiet", "--end-of-options", reference(mark))
         text = done.output.decode("ascii", "replace").strip()
         # With --end-of-options git 2.39 prints the option itself as well.
