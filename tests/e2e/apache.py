@@ -191,4 +191,10 @@ def apache(
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
-        process.wait(10)
+        try:
+            process.wait(3)
+        except (
+            subprocess.TimeoutExpired
+        ):  # a child that had just started missed it; Apache itself waits for nine seconds
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
