@@ -96,6 +96,7 @@ class Worker:
 
         Raises:
             OSError: ENOENT when the namespace is not there (any more), and whatever `call` raises.
+            RuntimeError: made inside a call for another namespace; the one thread would wait for itself for ever.
         """
         if inode is not None and getattr(self._here, "place", None) == (name, inode):
             return call()
@@ -116,6 +117,8 @@ class Worker:
         return self._submit(lambda: self._inside(None, call))
 
     def _submit(self, work: Callable[[], T]) -> T:
+        if getattr(self._here, "entered", False):
+            raise RuntimeError("expected no call for another network namespace inside a call for one, got one")
         if self._pool is None:
             self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reconciler-netns")
         try:
@@ -128,6 +131,7 @@ class Worker:
     def _inside(self, target: int | None, call: Callable[[], T]) -> T:
         """`call` in the thread that runs this; what it did stands, also when there is no memory for the way back."""
         home = os.open(_HERE, os.O_RDONLY | os.O_CLOEXEC)
+        self._here.entered = True
         try:
             if target is None:
                 _call("unshare", _CLONE_NEWNET)
@@ -141,6 +145,7 @@ class Worker:
                 except OSError:
                     self._lost = True
         finally:
+            self._here.entered = False
             os.close(home)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import threading
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
@@ -38,7 +39,7 @@ from tests.kernel.steps import Rig, first, pins_of
 from tests.single import attach_one, is_alive
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 WAYS = {
     "xdp": (HookKind.XDP, AttachKind.XDP_LINK),
@@ -692,3 +693,22 @@ def test_a_thread_that_cannot_return_from_a_namespace_does_nothing_twice(
     rig.detach(owned)
     for loaded in (old, new):
         rig.kernel.unload(pins_of(loaded))
+
+
+def test_a_call_for_another_namespace_inside_one_is_an_error_and_waits_for_nobody(wire: support.Wire) -> None:
+    """There is one thread: it would wait for itself."""
+    near, far = wire.near, wire.far
+    with closing(_netns.Worker()) as worker:
+        inner: tuple[Callable[[], object], ...] = (
+            lambda: worker.run(far.name, far.inode, list),
+            lambda: worker.run(far.name, None, list),
+            lambda: worker.fresh(list),
+        )
+        for call in inner:
+            for outer in (partial(worker.run, near.name, near.inode), worker.fresh):
+                with pytest.raises(RuntimeError, match="no call for another network namespace"):
+                    outer(call)
+        # The same one is no other, and the thread is where it was.
+        assert worker.run(near.name, near.inode, lambda: worker.run(near.name, near.inode, lambda: 7)) == 7
+        assert worker.run(near.name, None, lambda: worker.run(near.name, near.inode, lambda: 8)) == 8
+        assert worker.run(far.name, far.inode, lambda: socket.if_nametoindex(wire.far_interface)) > 0
