@@ -2,8 +2,8 @@
 """From settings to what git needs to reach the source, and from what git prints to a reason.
 
 Secrets become lines of a configuration file in memory; nothing else here holds them. `explain` reads standard error
-(in the C locale) only to choose a reason; what it repeats is one line, redacted and without control characters. Of the
-headers that the server sent it takes how long to wait, and nothing else.
+(in the C locale) only to choose a reason, and not in what the server says there; what it repeats is one line, redacted
+and without control characters. Of the headers that the server sent it takes how long to wait, and nothing else.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ MAX_RETRY_AFTER: Final = 3600.0
 
 _PLAIN_PATH: Final = re.compile(r"/[A-Za-z0-9._+=@/-]+")
 _USER_INFORMATION: Final = re.compile(r"(?<=://)[^/@\s]*@")
+_SERVERS_WORDS: Final = re.compile(r"^remote:.*|(?<=^fatal: remote error: ).*", re.DOTALL)
+"""In a line of git's: what the server says in it (git's sideband.c, pkt-line.c), which chooses no reason."""
 
 # First match wins. Each pattern was seen with git 2.39 (GnuTLS) and OpenSSH 9.2, or stands in their sources. A server
 # chooses what git repeats of it: no pattern may look further from each place than the longest URL.
@@ -159,11 +161,13 @@ def _explained(action: str, messages: bytes, code: int, remote: Remote | None) -
     for secret in sorted(filter(None, remote.secrets if remote else ()), key=len, reverse=True):
         text = text.replace(secret, "***")
     text = _USER_INFORMATION.sub("***@", text)
-    detail = _detail(text)
+    lines = [line.strip() for line in re.split(r"[\r\n]+", text)]
+    detail = _detail([line for line in lines if line and not line.startswith("remote:")])
+    own = "\n".join(_SERVERS_WORDS.sub("", line) for line in lines)
     if code in (-9, -24, -25, 128 + 24, 128 + 25):  # SIGKILL, SIGXCPU, SIGXFSZ
         return SourceError(f"{action}: ended by a limit on memory, time or size", reason="SourceTooLarge")
     for pattern, reason, meaning in _REASONS:
-        if re.search(pattern, text):
+        if re.search(pattern, own):
             kind = SourceRefusedError if reason in _STALLED else SourceError
             return kind(f"{action}: {meaning}{detail}", reason=reason)
     return SourceError(f"{action}: the source cannot be reached{detail} (git ended with {code})")
@@ -174,9 +178,8 @@ def moved(expected: str, got: str) -> SourceMovedError:
     return SourceMovedError(f"fetch: expected commit {expected}, got {got}; the ref moved in between")
 
 
-def _detail(text: str) -> str:
-    # One line in git's or ssh's own words, not the remote's ("remote: ..."), without control characters.
-    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("remote:")]
+def _detail(lines: list[str]) -> str:
+    # One line in git's or ssh's own words, without control characters.
     chosen = next((line for line in lines if line.startswith(("fatal:", "error:", "ssh:"))), lines[-1] if lines else "")
     clean = "".join(character if character.isprintable() else "?" for character in chosen)
     return f" ({clean[:MAX_DETAIL]})" if clean else ""

@@ -24,6 +24,7 @@ from tests.e2e.servers import (
     GitRepository,
     HttpsServer,
     advertising,
+    cut,
     cut_short,
     drip,
     fetching,
@@ -311,6 +312,17 @@ def test_an_answer_that_is_not_what_its_encoding_says(https: HttpsServer, tmp_pa
     https.fault = status(200, b"no gzip", Content_Type=ADVERTISEMENT, Content_Encoding="gzip")
     with closing(hostile(https, tmp_path)) as source:
         assert refusal(source).disposition is Disposition.BACKOFF
+
+
+def test_what_a_server_says_beside_a_pack_chooses_no_reason(https: HttpsServer, tmp_path: Path) -> None:
+    said = b"fsck error\rfatal: mismatched algorithms\nerror: 429\n"
+    answer = b"000dpackfile\n" + b"%04x\x02" % (len(said) + 5) + said
+    https.fault = fetching(cut(answer, RESULT))
+    with closing(hostile(https, tmp_path)) as source:
+        head = source.resolve()
+        with pytest.raises(SourceError) as caught:
+            source.fetch(head)
+    assert (caught.value.reason, caught.value.disposition) == ("SourceUnavailable", Disposition.BACKOFF)
 
 
 LIES = {

@@ -103,6 +103,27 @@ def test_secrets_control_characters_and_the_servers_words_are_not_repeated() -> 
     assert len(text) < 500
 
 
+@pytest.mark.parametrize("begin", ["remote: ", "  remote: ", "progress\rremote: ", "fatal: remote error: "])
+@pytest.mark.parametrize("newline", ["\n", "\r", "\r\n"])
+def test_a_server_does_not_choose_its_reason(begin: str, newline: str) -> None:
+    for said in (
+        "Host key verification failed.",
+        "server certificate verification failed. CAfile: none",
+        "error: 429",
+        "mismatched algorithms: client sha1; server sha256",
+        "fsck error\x0bfsck error\x0c\u2028fsck error",
+        "No space left on device",
+    ):
+        error = explain("poll main", failed(f"{begin}{said}{newline}fatal: early EOF{newline}".encode()), REMOTE)
+        assert (error.reason, error.disposition) == ("SourceUnavailable", Disposition.BACKOFF)
+        if "fatal" not in begin:
+            assert "(fatal: early EOF)" in str(error)
+    # What git itself says of the same counts, before it and after it.
+    own = "fatal: unable to access 'https://x/': The requested URL returned error: 429"
+    for line in (f"{begin}fsck error{newline}{own}", f"{own}{newline}{begin}fsck error"):
+        assert explain("poll main", failed(line.encode()), REMOTE).reason == "SourceThrottled"
+
+
 DATE = "Date: Sun, 29 Nov 2026 09:06:17 GMT"
 
 
@@ -137,7 +158,7 @@ def test_what_we_sent_is_no_answer() -> None:
 @pytest.mark.parametrize("word", ["No ", "repository ", "Repository '", "://", "error: object a", "certificate "])
 def test_what_a_server_makes_git_say_is_read_in_bounded_time(word: str) -> None:
     # A pattern that looks to the end of the line from each of these places takes hours for that, not a moment.
-    error = explain("poll main", failed(b"fatal: remote error: " + word.encode() * ((1 << 20) // len(word))))
+    error = explain("poll main", failed(b"fatal: the pack says " + word.encode() * ((1 << 20) // len(word))))
     assert error.reason == "SourceUnavailable"
     assert len(str(error)) < 500
 
