@@ -2,9 +2,9 @@
 """Packages from a web server, within a bounded time whatever the server does.
 
 A server that sends a byte now and then would keep a client with mere socket timeouts for hours, and while a pass waits
-nothing is repaired. So every read and write of the connection gets what is left of one deadline as its timeout.
-Nothing of the environment counts (proxies, .netrc), redirects are not followed (they could leak the token), and content
-encodings are not decoded: the digest is that of the bytes as they are.
+nothing is repaired. So looking up the name, and every read and write, gets what is left of one deadline as its timeout.
+Nothing of the environment counts (proxies, .netrc, SSL_CERT_FILE, SSLKEYLOGFILE), redirects are not followed (they
+could leak the token), and content encodings are not decoded: the digest is that of the bytes as they are.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ import http.client
 import ssl
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlsplit
 
+from reconciler._connect import connect
 from reconciler.config import read_protected
 from reconciler.errors import ConfigError, RepositoryError
 from reconciler.packages._archive import MAX_ARCHIVE_BYTES
@@ -23,8 +25,6 @@ from reconciler.packages._repositories import BUNDLE_SUFFIX, archive_name
 from reconciler.trust import MAX_BUNDLE_BYTES
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from reconciler.model import PackageRef
 
 TOTAL_SECONDS: Final = 300.0
@@ -77,7 +77,7 @@ class HttpsRepository:
         deadline = now + seconds
         try:
             context = _context(self.ca_file, deadline)
-            connection = http.client.HTTPSConnection(host, port, timeout=CONNECT_SECONDS, context=context)
+            connection = _Connection(host, port, context, deadline)
             try:
                 connection.request("GET", path, headers=headers)
                 with connection.getresponse() as response:
@@ -119,6 +119,21 @@ def _body(response: http.client.HTTPResponse, address: str, limit: int) -> bytes
     return bytes(body)
 
 
+class _Connection(http.client.HTTPSConnection):
+    """One that is made before the deadline, or not at all."""
+
+    def __init__(self, host: str, port: int, context: ssl.SSLContext, deadline: float) -> None:
+        super().__init__(host, port, context=context)
+        self._made_with, self._deadline = context, deadline
+
+    def connect(self) -> None:
+        plain = connect(self.host, self.port, self._deadline - time.monotonic(), each=CONNECT_SECONDS)
+        try:
+            self.sock = self._made_with.wrap_socket(plain, server_hostname=self.host)
+        finally:
+            plain.close()  # nothing by now, unless it could not be wrapped
+
+
 def _context(ca_file: Path | None, deadline: float) -> ssl.SSLContext:
     class DeadlineSocket(ssl.SSLSocket):
         """Each call takes at most what is left until the deadline; all that http.client uses is here."""
@@ -141,7 +156,16 @@ def _context(ca_file: Path | None, deadline: float) -> ssl.SSLContext:
             self._remain()
             super().sendall(*arguments, **options)
 
-    context = ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
+    # Not ssl.create_default_context: it lets the environment name more authorities, and a file for sessions' keys.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if ca_file is not None:
+        context.load_verify_locations(cafile=str(ca_file))
+    else:
+        system = ssl.get_default_verify_paths()
+        if (bundle := Path(system.openssl_cafile)).is_file():
+            context.load_verify_locations(cafile=str(bundle))
+        if (folder := Path(system.openssl_capath)).is_dir():
+            context.load_verify_locations(capath=str(folder))
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.sslsocket_class = DeadlineSocket
     return context

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from reconciler._connect import connect
 from reconciler.errors import HealthError
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class KernelHealth:
         error: OSError | None = None
         while (left := deadline - self.clock.monotonic()) > 0:
             try:
-                with socket.create_connection((host.strip("[]"), int(port)), timeout=left):
+                with connect(host.strip("[]"), int(port), left):
                     return
             except OSError as failure:
                 error = failure

@@ -6,6 +6,8 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from reconciler import packages
+from reconciler._connect import connect
 from reconciler.errors import RepositoryError, SignatureError, SourceError
 from reconciler.model import PackageRef
 from reconciler.packages import FolderRepository, GitRepository, HttpsRepository
@@ -302,3 +305,68 @@ def test_a_proxy_of_the_environment_does_not_count(
     for name in ("https_proxy", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     assert over_https(server).fetch(REF) == (b"archive", b"bundle")
+
+
+def test_the_environment_adds_no_authority_and_no_file_of_keys(
+    server: servers.HttpsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = tmp_path / "keys"
+    monkeypatch.setenv("SSLKEYLOGFILE", str(keys))
+    assert over_https(server).fetch(REF) == (b"archive", b"bundle")
+    assert not keys.exists()
+    monkeypatch.setenv("SSL_CERT_FILE", str(server.ca_file))
+    monkeypatch.setenv("SSL_CERT_DIR", str(server.ca_file.parent))
+    fails(over_https(server, ca_file=None), "certificate")
+
+
+IN_ANOTHER_ROOT = """
+import sys
+from reconciler.model import PackageRef
+from reconciler.packages import HttpsRepository
+ref = PackageRef(name="demo", version="1.0.0-rc.1+build.5", digest="sha256:" + "0" * 64)
+print(HttpsRepository(sys.argv[1], seconds=20.0).fetch(ref))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_without_a_ca_file_the_authorities_of_the_system_count(server: servers.HttpsServer, tmp_path: Path) -> None:
+    system = tmp_path / "system"
+    system.mkdir()
+    (system / "ca-certificates.crt").write_bytes(server.ca_file.read_bytes())
+    command = f'mount --bind {system} /etc/ssl/certs && exec "$@"'
+    program = [sys.executable, "-c", IN_ANOTHER_ROOT, server.url("")]
+    done = subprocess.run(["unshare", "-m", "sh", "-c", command, "sh", *program], capture_output=True, check=False)
+    assert done.stdout.strip() == b"(b'archive', b'bundle')", done.stderr.decode()
+
+
+def test_an_address_that_cannot_be_one_and_a_thread_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    fails(HttpsRepository(f"https://{'a' * 64}.test", seconds=5.0), "cannot be the name of a host")
+
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    for _ in range(2):
+        fails(HttpsRepository("https://localhost", seconds=5.0), "no thread to look up localhost")
+
+
+def test_each_address_of_a_name_is_tried(server: servers.HttpsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = socket.getaddrinfo
+
+    def several(host: str, port: int, **options: int) -> list[tuple[object, ...]]:
+        return [*real("127.0.0.1", 1, **options), *real(host, port, **options)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", several)
+    assert over_https(server).fetch(REF) == (b"archive", b"bundle")
+    # All of them share the time: who does not answer at the first is not waited for again at the second.
+    asked: list[float | None] = []
+
+    def silent(made: socket.socket, address: object) -> None:
+        asked.append(made.gettimeout())
+        time.sleep(made.gettimeout() or 0)
+        raise TimeoutError
+
+    monkeypatch.setattr(socket.socket, "connect", silent)
+    with pytest.raises(TimeoutError):
+        connect("localhost", server.port, 0.2)
+    assert len(asked) == 1
