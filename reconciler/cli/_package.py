@@ -12,7 +12,8 @@ import click
 
 from reconciler import elf, packages, trust
 from reconciler.cli._output import note, say, say_json, table
-from reconciler.errors import ExitCode, InputError, PackageError
+from reconciler.cli._tree import read_file
+from reconciler.errors import ExitCode, InputError
 from reconciler.status import clean
 
 if TYPE_CHECKING:
@@ -69,9 +70,9 @@ def build(context: Context, *, folder: Path, into: Path, objects: Path | None) -
 @click.pass_obj
 def sign(context: Context, *, archive: Path, key: Path, password_file: Path | None) -> int:
     """Sign ARCHIVE: writes ARCHIVE.sigstore.json, which `cosign verify-blob` reads too."""
-    data = _read(archive, packages.MAX_ARCHIVE_BYTES)
+    data = read_file(archive, packages.MAX_ARCHIVE_BYTES)
     manifest, _ = packages.open_archive(data, file=str(archive))
-    password = _read(password_file, 4096).rstrip(b"\r\n") if password_file is not None else None
+    password = read_file(password_file, 4096).rstrip(b"\r\n") if password_file is not None else None
     bundle = trust.sign(data, _read_key(key), password=password)
     path = archive.with_name(archive.name + packages.BUNDLE_SUFFIX)
     try:
@@ -91,7 +92,7 @@ def sign(context: Context, *, archive: Path, key: Path, password_file: Path | No
 @click.pass_obj
 def inspect(context: Context, *, archive: Path) -> int:
     """What ARCHIVE holds: programs, maps and parameters with their layouts. Verifies no signature."""
-    data = _read(archive, packages.MAX_ARCHIVE_BYTES)
+    data = read_file(archive, packages.MAX_ARCHIVE_BYTES)
     manifest, files = packages.open_archive(data, file=str(archive))
     names = sorted({program.object for program in manifest.programs})
     objects = {name: elf.read_object(files[name], name=name) for name in names}
@@ -221,7 +222,7 @@ def _signature(bundle: Path) -> str:
     if not bundle.is_file():
         return f"none ({bundle.name} is not there)"
     try:
-        content = json.loads(_read(bundle, packages.MAX_BUNDLE_BYTES))
+        content = json.loads(read_file(bundle, packages.MAX_BUNDLE_BYTES))
         material = content["verificationMaterial"]
         kind = (
             "a key"
@@ -238,19 +239,8 @@ def _signature(bundle: Path) -> str:
 # --- files -------------------------------------------------------------------------------------------------
 
 
-def _read(path: Path, limit: int) -> bytes:
-    try:
-        with path.open("rb") as file:
-            data = file.read(limit + 1)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
-    if len(data) > limit:
-        raise PackageError(f"{path}: expected at most {limit} bytes, got more")
-    return data
-
-
 def _read_key(path: Path) -> bytes:
-    data = _read(path, 1 << 16)
+    data = read_file(path, 1 << 16)
     if stat.S_IMODE(path.stat().st_mode) & 0o077:
         note(f"warning: {clean(str(path))} can be read by others; run chmod 600")
     return data

@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from reconciler import manifest, packages, reconcile, trust
+from reconciler.cli import _tree
 from reconciler.cli._compose import host_facts, make_packages, make_source
 from reconciler.cli._output import progress, say, say_json, table
 from reconciler.config import trust_digest
 from reconciler.errors import (
     GuardrailError,
     HistoryError,
-    InputError,
-    PackageError,
     ReconcilerError,
     RevokedError,
 )
@@ -109,7 +108,8 @@ def _verified(kind: str, name: str, signer: Signer | None) -> Verdict:
 
 def _archive(config: Config, archive: Path, bundle: Path) -> Verdict:
     """Digest and name come from the archive itself, so this says who signed it and not that a commit wants it."""
-    data, signature = _read(archive, packages.MAX_ARCHIVE_BYTES), _read(bundle, packages.MAX_BUNDLE_BYTES)
+    data = _tree.read_file(archive, packages.MAX_ARCHIVE_BYTES)
+    signature = _tree.read_file(bundle, packages.MAX_BUNDLE_BYTES)
     digest = packages.digest_of(data)
     parsed, _ = packages.open_archive(data, file=str(archive))
     name = f"{parsed.name} {parsed.version} {digest}"
@@ -128,17 +128,6 @@ def _archive(config: Config, archive: Path, bundle: Path) -> Verdict:
     except ReconcilerError as error:
         return _refused("package", name, error)
     return _verified("package", name, signer)
-
-
-def _read(path: Path, limit: int) -> bytes:
-    try:
-        with path.open("rb") as file:
-            data = file.read(limit + 1)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
-    if len(data) > limit:
-        raise PackageError(f"{path}: expected at most {limit} bytes, got more")
-    return data
 
 
 # --- the source --------------------------------------------------------------------------------------------
