@@ -101,7 +101,9 @@ spec:
   count: 1
   interfaces:
     - names: [{interface}]
+  secureMode: audit
   policy:
+    tolerations: []
     signers:
       - name: {signer}
         packages: ["*"]

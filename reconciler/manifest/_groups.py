@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from reconciler import _documents
 from reconciler._documents import GlobError, parse_glob, parse_share, show
 from reconciler.manifest._chains import check_head
-from reconciler.model import HOST_NETNS, HostGroup, PaperPolicy, PaperSigner
+from reconciler.model import HOST_NETNS, HostGroup, PaperPolicy, PaperSigner, encode_record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -113,7 +113,11 @@ def _read(document: Document) -> tuple[HostGroup | None, tuple[Diagnostic, ...]]
     findings = check_head(document, "HostGroup") or _documents.validate(document, "HostGroup")
     if not findings and not document.broken and not document.incomplete:
         value: Any = document.value
-        findings = tuple(_check_signers(document, value["spec"].get("policy", {}).get("signers", [])))
+        policy = value["spec"].get("policy", {})
+        findings = (
+            *_check_signers(document, policy.get("signers", [])),
+            *_check_tolerations(document, policy.get("tolerations", [])),
+        )
         if not findings:
             return _group(document.file, value["metadata"]["name"], value["spec"]), ()
     return None, findings
@@ -135,6 +139,18 @@ def _check_signers(document: Document, signers: list[Fields]) -> list[Diagnostic
             except GlobError as error:
                 findings.append(document.finding(str(error), f"{pointer}/packages/{position}"))
     return findings
+
+
+def _check_tolerations(document: Document, tolerations: list[str]) -> Iterator[Diagnostic]:
+    if not tolerations:
+        return
+    from reconciler.config import shipped_names  # noqa: PLC0415  # few groups name any
+
+    known = shipped_names()
+    for index, name in enumerate(tolerations):
+        if name not in known:
+            message = f"expected a set that ships ({', '.join(known)}), got {show(name)}"
+            yield document.finding(message, f"/spec/policy/tolerations/{index}")
 
 
 def _group(file: str, name: str, spec: Fields) -> HostGroup:
@@ -171,8 +187,9 @@ def _fingerprint(pem: str | None) -> str | None:
 
 
 def _policy(fields: Fields) -> PaperPolicy:
+    tolerations = tuple(sorted(fields["tolerations"])) if "tolerations" in fields else None
     if "signers" not in fields:
-        return PaperPolicy(id=fields.get("id"))
+        return PaperPolicy(id=fields.get("id"), tolerations=tolerations)
     signers = (
         PaperSigner(
             name=each["name"],
@@ -185,4 +202,6 @@ def _policy(fields: Fields) -> PaperPolicy:
         )
         for each in fields["signers"]
     )
-    return PaperPolicy(id=fields.get("id"), signers=tuple(signers))
+    # Any rule may accept a package, so their order means nothing.
+    ordered = tuple(sorted(signers, key=encode_record))
+    return PaperPolicy(id=fields.get("id"), signers=ordered, tolerations=tolerations)

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
         ProgramType,
         family_of,
     )
-    from reconciler.model._fleet import Acknowledgement, HostGroup, PaperPolicy, PaperSigner
+    from reconciler.model._fleet import Acknowledgement, HostGroup, Occupant, PaperPolicy, PaperSigner
     from reconciler.model._generations import (
         Generation,
         GlobalValue,
@@ -136,7 +136,7 @@ else:
             "_encoding": "NOT_JSON content_digest digest_of digest_of_builtins encode_json encode_record "
             "record_builtins to_builtins",
             "_families": "FAMILIES TC_ALIASES TC_VERDICTS XDP_VERDICTS ProgramFamily ProgramType family_of",
-            "_fleet": "Acknowledgement HostGroup PaperPolicy PaperSigner",
+            "_fleet": "Acknowledgement HostGroup Occupant PaperPolicy PaperSigner",
             "_generations": "Generation GlobalValue LoadedGeneration LoadedMap LoadedProgram MapUse MemberLoad",
             "_observed": "AttachKind Attachment Features FilterId HookPoint HookState Identity Interface Link "
             "ObservedMap Pin PinKind Program Snapshot Support",
@@ -213,6 +213,7 @@ __all__ = [
     "Member",
     "MemberLoad",
     "ObservedMap",
+    "Occupant",
     "OnBroken",
     "Outcome",
     "OwnedAttachment",

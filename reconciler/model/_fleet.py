@@ -49,10 +49,27 @@ class PaperPolicy:
     Attributes:
         id: the policy id that the hosts print in `status`; None: not said.
         signers: who may sign packages; None: not said, so signers are not judged.
+        tolerations: sets that the hosts name, sorted (of a recorded host the rules); None: not said.
     """
 
     id: str | None = None
     signers: tuple[PaperSigner, ...] | None = None
+    tolerations: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Occupant:
+    """A program of others on an XDP hook, which takes one only, as a recorded host has it.
+
+    Attributes:
+        program: its name as the kernel holds it, "" when it has none.
+        tolerated_by: name of the toleration that lets it be, None when it is foreign.
+    """
+
+    netns: str
+    interface: str
+    program: str
+    tolerated_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +81,8 @@ class HostGroup:
         names: host names, sorted; empty when only their number is known.
         interfaces: network namespace to the names of its interfaces; empty: not known.
         features: kernel feature to whether the hosts have it; others are not known.
+        secure_mode: "off", "audit" or "enforce"; None: not said.
+        occupants: what others have on XDP hooks; None: not known.
         guardrail_share: 0..1, None: the default of hosts.
         file: path in the repository, for messages.
     """
@@ -78,4 +97,5 @@ class HostGroup:
     policy: PaperPolicy = field(default_factory=PaperPolicy)
     guardrail_count: int | None = None
     guardrail_share: float | None = None
+    occupants: tuple[Occupant, ...] | None = None
     file: str = ""

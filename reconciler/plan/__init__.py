@@ -13,7 +13,7 @@ from reconciler.plan._alone import alone
 from reconciler.plan._generations import Content, compile_chains, read_object, verdicts
 from reconciler.plan._make import PlanInput, make, make_teardown, required_namespaces
 from reconciler.plan._observed import Current, Observed, observe, our_filter
-from reconciler.plan._record import RECORD_VERSION, HostRecord, decode_record, encode_record, plan_offline
+from reconciler.plan._record import RECORD_VERSION, HostRecord, decode_record, encode_record, occupants, plan_offline
 
 __all__ = [
     "RECORD_VERSION",
@@ -29,6 +29,7 @@ __all__ = [
     "make",
     "make_teardown",
     "observe",
+    "occupants",
     "our_filter",
     "plan_offline",
     "read_object",

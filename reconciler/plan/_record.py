@@ -12,14 +12,17 @@ from typing import Any, Final
 
 import msgspec
 
+from reconciler import policy
 from reconciler.config import Guardrail, SecureConfig
 from reconciler.errors import InputError
 from reconciler.model import (
     NOT_JSON,
     DesiredState,
+    HookKind,
     HookState,
     HostFacts,
     Inventory,
+    Occupant,
     Package,
     Plan,
     Snapshot,
@@ -27,6 +30,7 @@ from reconciler.model import (
     to_builtins,
 )
 from reconciler.plan._make import PlanInput, make, required_namespaces
+from reconciler.plan._observed import observe
 
 RECORD_VERSION: Final = 1
 """A newer one is refused, an older one is read."""
@@ -103,6 +107,23 @@ def _take_hooks(raw: dict[str, Any]) -> Any:  # noqa: ANN401 - a mapping by poin
     states = [msgspec.convert(each, type=HookState, str_keys=True) for each in raw["hooks"]]
     raw["hooks"] = {}
     return {state.point: state for state in states}
+
+
+def occupants(record: HostRecord) -> tuple[Occupant, ...]:
+    """What is not ours on the XDP hooks of a recorded host; each takes one program only."""
+    current = observe(record.snapshot, record.inventory).current
+    points = frozenset(point for point in record.snapshot.hooks if point.kind is HookKind.XDP)
+    ours = {point: found.attachment for point, found in current.items()}
+    return tuple(
+        Occupant(
+            netns=stranger.point.netns,
+            interface=stranger.point.interface,
+            program=stranger.program_name,
+            tolerated_by=stranger.tolerated_by,
+        )
+        for stranger in policy.classify(record.snapshot, ours, record.secure, points)
+        if stranger.point in points
+    )
 
 
 def plan_offline(record: HostRecord, desired: DesiredState, packages: dict[str, Package], state_digest: str) -> Plan:

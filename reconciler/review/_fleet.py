@@ -11,7 +11,7 @@ import functools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from reconciler import manifest
+from reconciler import manifest, plan
 from reconciler._documents import parse_glob
 from reconciler.model import HostFacts, HostGroup, PaperPolicy, Support
 from reconciler.review._words import few, selector_words
@@ -176,10 +176,11 @@ def group_of(record: HostRecord) -> HostGroup:
             for name, value in known.items()
             if value is not Support.UNKNOWN
         },
-        secure_mode=record.secure.mode,
-        policy=PaperPolicy(id=record.policy),
+        secure_mode=record.secure.mode.value,
+        policy=PaperPolicy(id=record.policy, tolerations=tuple(rule.name for rule in record.secure.tolerations)),
         guardrail_count=record.guardrail.count,
         guardrail_share=record.guardrail.share,
+        occupants=plan.occupants(record),
     )
 
 

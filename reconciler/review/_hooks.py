@@ -11,10 +11,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from reconciler import manifest, plan
+from reconciler.config import SecureMode
 from reconciler.model import (
     HOST_NETNS,
     ChangeKind,
+    DriftKind,
     Features,
+    HookKind,
     HookPoint,
     Package,
     Signer,
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from reconciler.errors import Diagnostic
-    from reconciler.model import Chain, Hook, HookKind, HostGroup
+    from reconciler.model import Chain, Hook, HostGroup, Occupant
     from reconciler.review._values import Packages
 
 LONG_CHAIN: Final = 26
@@ -40,6 +43,10 @@ LONG_CHAIN: Final = 26
 
 NOBODY: Final = Signer(name="nobody", identity="not verified", issuer="none")
 """Stands where a verified signer would: nothing that is compiled for a review is ever loaded."""
+
+SHOWN_PLACES: Final = 8
+WAITS: Final = f"the chain stays pending ({DriftKind.OCCUPIED.value})"
+"""As plans and `status` name it."""
 
 Place: TypeAlias = "tuple[HookKind, str, str]"
 """Kind, namespace, and interface or pattern."""
@@ -99,11 +106,14 @@ def compare_hooks(
     changes: list[HookChange] = []
     notes: dict[ChainNote, None] = {}
     emptied: list[str] = []
+    fresh: list[Place] = []
     for place in _places(hosts, changed):
         before, after = (_on(place, chains, hosts) for chains in (hosts.before, hosts.after))
         old, new = _programs(before), _programs(after)
         if old and not new:
             emptied.append(place_words(place))
+        if new and not old and place[0] is HookKind.XDP:
+            fresh.append(place)
         if len(new) > LONG_CHAIN and len(new) > len(old):
             message = f"{place_words(place)} has {len(new)} members of at most 33"
             notes[ChainNote(chain=after[-1].name, note=Note(id="RV032", message=message))] = None
@@ -113,9 +123,10 @@ def compare_hooks(
         if told or old != new:
             changes.append(HookChange(hook=place_words(place), before=old, after=new, changes=told))
     if emptied:
-        message = f"{few(emptied, 8)}: nothing of ours runs there any more"
+        message = f"{few(emptied, SHOWN_PLACES)}: nothing of ours runs there any more"
         notes[ChainNote(chain="", note=Note(id="RV014", message=message))] = None
     notes.update(dict.fromkeys(_absent(hosts, changed)))
+    notes.update(dict.fromkeys(_held(hosts.group, fresh) if hosts.group is not None and fresh else ()))
     return tuple(changes), tuple(notes)
 
 
@@ -181,8 +192,37 @@ def _absent(hosts: Hosts, changed: frozenset[str]) -> Iterable[ChainNote]:
         ]
         if missing:
             where = "" if chain.hook.netns == HOST_NETNS else f" in netns {chain.hook.netns}"
-            message = f"no interface of these hosts is {few(missing, 8)}{where}"
+            message = f"no interface of these hosts is {few(missing, SHOWN_PLACES)}{where}"
             yield ChainNote(chain=chain.name, note=Note(id="RV033", message=message, pointer="/spec/hook/interfaces"))
+
+
+def _held(group: HostGroup, fresh: list[Place]) -> Iterable[ChainNote]:
+    """What others may have, or have, on hooks that take one program and that HEAD covers for the first time."""
+    mode, policy = group.secure_mode, group.policy
+    if mode is None:
+        return
+    if group.occupants is None:
+        where = few([place_words(place) for place in fresh], SHOWN_PLACES)
+        fate = f"stays, and {WAITS}, as secure mode is {mode}"
+        if mode == SecureMode.ENFORCE:
+            rules = "their tolerations" if policy.tolerations is None else few(policy.tolerations, SHOWN_PLACES)
+            fate = f"is displaced, as secure mode is enforce, unless tolerated ({rules or 'nothing is'})"
+        message = f"{where}: nothing of ours is there yet; a program of others there {fate}"
+        yield ChainNote(chain="", note=Note(id="RV039", message=message))
+        return
+    held = {(each.netns, each.interface): each for each in group.occupants}
+    told = [f"{place_words(place)} by {_fate(held[place[1:]], mode)}" for place in fresh if place[1:] in held]
+    if told:
+        yield ChainNote(chain="", note=Note(id="RV038", message=f"held: {few(told, SHOWN_PLACES)}"))
+
+
+def _fate(occupant: Occupant, mode: str) -> str:
+    who = occupant.program or "a program without a name"
+    if occupant.tolerated_by is not None:
+        return f"{who}, which the toleration {occupant.tolerated_by} lets be, so {WAITS}"
+    if mode == SecureMode.ENFORCE:
+        return f"{who}, which is displaced, as secure mode is enforce"
+    return f"{who}, which stays, as secure mode is {mode}, so {WAITS}"
 
 
 # --- in the words of a plan --------------------------------------------------------------------------------

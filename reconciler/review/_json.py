@@ -10,7 +10,7 @@ from reconciler.model import to_builtins
 from reconciler.review._rules import RULES, Family, Severity
 
 if TYPE_CHECKING:
-    from reconciler.review._values import Finding, Review
+    from reconciler.review._values import Cohort, Finding, Review
 
 
 def to_document(review: Review) -> dict[str, Any]:
@@ -26,10 +26,7 @@ def to_document(review: Review) -> dict[str, Any]:
         "counts": {severity.value: sum(each.severity is severity for each in review.open) for severity in Severity},
         "findings": [finding_document(finding) for finding in review.findings],
         "chains": [to_builtins(chain) for chain in review.chains],
-        "hosts": [
-            {**to_builtins(cohort), "changed": cohort.changed, "hooks": [_hook(hook) for hook in cohort.hooks]}
-            for cohort in review.cohorts
-        ],
+        "hosts": [_cohort(cohort) for cohort in review.cohorts],
     }
 
 
@@ -71,6 +68,13 @@ def finding_document(finding: Finding) -> dict[str, Any]:
         "hosts": list(finding.hosts),
         "acknowledged": to_builtins(finding.acknowledged),
     }
+
+
+def _cohort(cohort: Cohort) -> dict[str, Any]:
+    plain: dict[str, Any] = to_builtins(cohort)
+    mode = plain.pop("secure_mode")
+    hooks = [_hook(hook) for hook in cohort.hooks]
+    return {**plain, "secureMode": mode, "changed": cohort.changed, "hooks": hooks}
 
 
 def _hook(hook: Any) -> dict[str, Any]:  # noqa: ANN401 - a HookChange

@@ -63,7 +63,7 @@ def _cohort(raw: dict[str, Any]) -> Cohort:
     hooks = [
         {**hook, "changes": [[change["kind"], change["member"]] for change in hook["changes"]]} for hook in raw["hooks"]
     ]
-    return msgspec.convert({**raw, "hooks": hooks}, Cohort)
+    return msgspec.convert({**raw, "hooks": hooks, "secure_mode": raw["secureMode"]}, Cohort)
 
 
 def _refused(file: str, message: str) -> InputError:

@@ -256,6 +256,8 @@ class _Maker:
                     before=before if each.certain else None,
                     hooks=told,
                     policy=each.group.policy.id if each.group else None,
+                    secure_mode=each.group.secure_mode if each.group else None,
+                    tolerations=each.group.policy.tolerations if each.group else None,
                     labels=each.group.labels if each.group else each.labels,
                     chains=len(each.after),
                 )

@@ -178,7 +178,8 @@ def _nodes(prefix: str, members: tuple[str, ...]) -> Iterator[str]:
 def _cohorts(cohorts: list[Cohort]) -> Iterator[str]:
     for cohort in cohorts:
         count = "" if cohort.count is None else f", {cohort.count} host{'' if cohort.count == 1 else 's'}"
+        mode = "" if cohort.secure_mode is None else f", secure mode {code(cohort.secure_mode)}"
         digest = f"state {code(cohort.digest[:12])}" if cohort.digest else "state not known"
         hooks = "".join(f"  - {code(hook_words(hook))}\n" for hook in cohort.hooks[:20])
         more = f"  - and {len(cohort.hooks) - 20} more hooks\n" if len(cohort.hooks) > 20 else ""  # noqa: PLR2004
-        yield f"- {code(cohort.name)}{count}: {digest}\n{hooks}{more}"
+        yield f"- {code(cohort.name)}{count}{mode}: {digest}\n{hooks}{more}"

@@ -337,6 +337,22 @@ RULES: Final[Mapping[str, Rule]] = {
             "a chain selects no host of any group",
             "it runs nowhere, as far as the groups say",
         ),
+        (
+            "RV038",
+            _R,
+            _LOW,
+            "hook held by others",
+            "a recorded host has a program of others on an XDP hook that HEAD covers for the first time",
+            "the hook takes one program: that one is displaced, or the chain stays pending there",
+        ),
+        (
+            "RV039",
+            _R,
+            _INFO,
+            "hook may be held by others",
+            "HEAD covers an XDP hook for the first time, and the group says its secure mode",
+            "the hook takes one program: what others have there is displaced, or the chain stays pending",
+        ),
         # --- unknown
         (
             "RV040",

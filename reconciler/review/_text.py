@@ -112,12 +112,13 @@ def line_words(line: Line) -> str:
 
 
 def _cohorts(review: Review) -> Iterator[str]:
-    rows = [("HOSTS", "COUNT", "STATE AT HEAD", "CHANGES")]
+    rows: list[tuple[str, ...]] = [("HOSTS", "COUNT", "SECURE MODE", "STATE AT HEAD", "CHANGES")]
     rows += [_row(cohort) for cohort in review.cohorts[:MAX_COHORTS]]
-    widths = [max(len(row[index]) for row in rows) for index in range(3)]
+    if not any(cohort.secure_mode for cohort in review.cohorts):
+        rows = [(*row[:2], *row[3:]) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for number, row in enumerate(rows):
-        cells = [cell.ljust(width) for cell, width in zip(row[:3], widths, strict=True)]
-        yield "  ".join([*cells, row[3]]).rstrip()
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         if number:
             for hook in review.cohorts[number - 1].hooks[:MAX_LINES]:
                 yield clean(f"    {hook_words(hook)}", 500)
@@ -125,11 +126,11 @@ def _cohorts(review: Review) -> Iterator[str]:
         yield f"… and {len(review.cohorts) - MAX_COHORTS} more; -o json has all of them"
 
 
-def _row(cohort: Cohort) -> tuple[str, str, str, str]:
+def _row(cohort: Cohort) -> tuple[str, ...]:
     count = "?" if cohort.count is None else str(cohort.count)
     digest = cohort.digest[:SHOWN_DIGEST] if cohort.digest else "not known"
     changes = f"{len(cohort.hooks)} hook{'' if len(cohort.hooks) == 1 else 's'}" if cohort.changed else "none"
-    return clean(cohort.name, 60), count, digest, changes
+    return clean(cohort.name, 60), count, clean(cohort.secure_mode or "not said", 20), digest, changes
 
 
 def hook_words(hook: HookChange) -> str:

@@ -158,6 +158,8 @@ class Cohort:
         digest: state digest at HEAD, as these hosts print it; None when HEAD is not valid for them.
         before: state digest at BASE.
         policy: id of the policy reviewed against.
+        secure_mode: of these hosts, None if nobody says.
+        tolerations: sets that they name, or rules of a recorded host; None if nobody says.
         labels: that these hosts have, at least.
         chains: how many chains they select at HEAD.
     """
@@ -169,6 +171,8 @@ class Cohort:
     before: str | None
     hooks: tuple[HookChange, ...] = ()
     policy: str | None = None
+    secure_mode: str | None = None
+    tolerations: tuple[str, ...] | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     chains: int = 0
 

@@ -4,6 +4,7 @@
 base: name of a chain to what differs from `CHAIN`; default {edge: {}}
 head: a merge patch (RFC 7396) on `base`: mappings are merged, null removes, everything else replaces
 groups, head-groups: likewise, HostGroups; default none
+recorded: recorded hosts by name: the spec of a HostGroup and `held`, interface to {program, tolerated} on its XDP hook
 repository, head-repository: likewise, the spec of reconciler.yaml
 files, head-files: raw files; in head-files null removes
 now: date; default 2026-06-01
@@ -27,14 +28,14 @@ import copy
 import functools
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from reconciler import manifest, packages, review
 from reconciler._resources import names, resource
-from reconciler.model import PackageRef, Signer
+from reconciler.model import HostGroup, Occupant, PackageRef, Signer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -111,10 +112,35 @@ class Case:
         )
 
     def make(self) -> review.Review:
-        return make(*self.sides, now=str(self.data.get("now", "2026-06-01")), problem=self.data.get("conflict"))
+        return self.make_of(*self.sides)
+
+    def make_of(self, base: Built, head: Built) -> review.Review:
+        """The review of other sides, all else as the case says."""
+        hosts = tuple(recorded(name, fields) for name, fields in self.data.get("recorded", {}).items())
+        now = str(self.data.get("now", "2026-06-01"))
+        return make(base, head, now=now, problem=self.data.get("conflict"), hosts=hosts)
 
 
-def make(base: Built, head: Built, *, now: str = "2026-06-01", problem: str | None = None) -> review.Review:
+def recorded(name: str, fields: Fields) -> HostGroup:
+    """A host as `review.group_of` gives it."""
+    spec = {field: item for field, item in fields.items() if field != "held"} | {"names": [name]}
+    read = manifest.parse_groups({"hosts/x.yaml": text({**head("HostGroup", name), "spec": spec})})
+    assert not read.findings, read.findings
+    occupants = tuple(
+        Occupant(netns="host", interface=each, program=said["program"], tolerated_by=said.get("tolerated"))
+        for each, said in fields.get("held", {}).items()
+    )
+    return replace(read.groups[0], occupants=occupants, file="")
+
+
+def make(
+    base: Built,
+    head: Built,
+    *,
+    now: str = "2026-06-01",
+    problem: str | None = None,
+    hosts: tuple[HostGroup, ...] = (),
+) -> review.Review:
     """The review, as the command would make it."""
     reading = review.read(base.tree, head.tree)
     refs = [{ref for ref in refs if ref.repository == "git"} for refs in reading.refs]
@@ -122,9 +148,8 @@ def make(base: Built, head: Built, *, now: str = "2026-06-01", problem: str | No
         {ref: side.packages.get(ref, "expected it in the repository, got none") for ref in chosen}
         for chosen, side in zip(refs, (base, head), strict=True)
     ]
-    return review.make(
-        reading, (looked[0], looked[1]), kind="branch" if problem else "commits", now=now, problem=problem
-    )
+    kind: review.Kind = "branch" if problem else "commits"
+    return review.make(reading, (looked[0], looked[1]), kind=kind, now=now, problem=problem, hosts=hosts)
 
 
 def build(name: str, chains: Fields, groups: Fields, repository: Fields, files: Fields) -> Built:

@@ -101,7 +101,7 @@ def test_formatting_does_not_matter(path: Path) -> None:
     except ValueError:
         return  # a case about a file that cannot be read
     head.tree = review.Tree(name=head.tree.name, files=written)
-    again = make(base, head, now=str(case.data.get("now", "2026-06-01")), problem=case.data.get("conflict"))
+    again = case.make_of(base, head)
     assert [(each.id, each.message) for each in again.findings] == [
         (each.id, each.message) for each in case.make().findings
     ]

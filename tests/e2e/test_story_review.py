@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.e2e.intruder import Intruder
 from tests.e2e.lab import chain
+from tests.kernel import support
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,6 +82,27 @@ def test_a_record_holds_nothing_secret_and_an_older_reconciler_refuses_it(lab: L
     assert "expected a record of at most format 1, got format 2" in refused.err
     file.write_text("{}")
     assert "got JSON without a version" in offline(lab, file).err
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("mode", ["audit", "enforce"])
+def test_a_review_says_of_a_hook_that_others_hold_what_the_host_then_does(mode: str, lab: Lab, tmp_path: Path) -> None:
+    lab.config["secureMode"] |= {"mode": mode}
+    before = lab.commit()
+    snapshots = tmp_path / "hosts"
+    snapshots.mkdir()
+    with support.pin_directory() as pins, Intruder(lab.near, lab.wire.interface, pins) as intruder:
+        intruder.xdp_netlink()
+        record(lab, snapshots / "lab.json")
+        lab.commit(chain("edge", lab.wall(), hook=lab.hook()))
+        folders = ("--repository", str(lab.repository.path), "--snapshots", str(snapshots))
+        review = lab.reconciler("review", before, "main", *folders).expect_code(0)
+        assert review.json["hosts"][0]["secureMode"] == mode
+        (found,) = (each["message"] for each in review.json["findings"] if each["id"] == "RV038")
+        pending = {each["kind"] for each in lab.apply().json["status"]["pending"]}
+        stays = mode == "audit"
+        assert ("displaced" in found, "so the chain stays pending (hook-occupied)" in found) == (not stays, stays)
+        assert pending == ({"hook-occupied"} if stays else set())
 
 
 @pytest.mark.kernel

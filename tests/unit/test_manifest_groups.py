@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from reconciler import manifest, trust
+from reconciler.config import shipped_names
 from reconciler.model import HostFacts
 from tests.manifests import text
 from tests.signed_packages import Key
@@ -47,6 +48,30 @@ def test_a_signer_is_a_key_or_an_identity_with_its_issuer(rule: dict[str, str]) 
 def test_packages_of_a_signer_are_globs() -> None:
     (finding,) = signed_by(key=FINGERPRINT, packages=["good", "[a"]).findings
     assert finding.pointer == "/spec/policy/signers/0/packages/1"
+
+
+def test_tolerations_are_sets_that_ship() -> None:
+    (read,) = manifest.parse_groups({"hosts/edge.yaml": group(policy={"tolerations": ["libxdp", "cilium"]})}).groups
+    assert read.policy.tolerations == ("cilium", "libxdp")
+    (none,) = manifest.parse_groups({"hosts/edge.yaml": group(policy={"tolerations": []})}).groups
+    assert none.policy.tolerations == ()
+    (unsaid,) = manifest.parse_groups({"hosts/edge.yaml": group(policy={"id": "a" * 12})}).groups
+    assert unsaid.policy.tolerations is None
+    wrong = manifest.parse_groups({"hosts/edge.yaml": group(policy={"tolerations": ["libxdp", "celium"]})})
+    assert wrong.groups == ()
+    (finding,) = wrong.findings
+    assert finding.pointer == "/spec/policy/tolerations/1"
+    assert finding.message == f"expected a set that ships ({', '.join(shipped_names())}), got 'celium'"
+
+
+def test_the_order_of_signers_means_nothing() -> None:
+    rules = [{"name": name, "packages": ["*"], "key": FINGERPRINT} for name in ("one", "two")]
+    one, other = (
+        manifest.parse_groups({"hosts/edge.yaml": group(policy={"signers": signers})}).groups
+        for signers in (rules, rules[::-1])
+    )
+    assert one == other
+    assert len(one) == 1
 
 
 def test_a_public_key_has_the_fingerprint_that_hosts_give_it() -> None:

@@ -9,9 +9,24 @@ from typing import TYPE_CHECKING
 import pytest
 
 from reconciler import review
-from reconciler.config import Guardrail, SecureConfig, SecureMode
+from reconciler.config import Guardrail, SecureConfig, SecureMode, shipped_tolerations
 from reconciler.errors import InputError
-from reconciler.model import Features, HostFacts, Interface, Inventory, MapRole, Snapshot, Support
+from reconciler.model import (
+    AttachKind,
+    Attachment,
+    Features,
+    HookKind,
+    HookPoint,
+    HookState,
+    HostFacts,
+    Interface,
+    Inventory,
+    MapRole,
+    Occupant,
+    Program,
+    Snapshot,
+    Support,
+)
 from reconciler.plan import HostRecord
 from reconciler.review import _text
 from reconciler.review._coverage import coverage_of
@@ -71,11 +86,44 @@ def test_a_recorded_host_is_a_group_of_one() -> None:
     assert group.interfaces == {"blue": ("eth1",), "host": ("eth0", "lo")}
     assert group.features == {"tcx": True, "clsact": False}
     assert (group.policy.id, group.guardrail_count, group.secure_mode) == ("5" * 64, 3, "audit")
+    assert (group.policy.tolerations, group.occupants) == ((), ())
     # Beside the groups of the repository it is one host more.
     side = build("base", {"edge": merge(CHAIN, {})}, {}, {}, {})
     reading = review.read(side.tree, side.tree)
     made = review.make(reading, (side.packages, side.packages), kind="commits", now="2026-06-01", hosts=(group,))
     assert [(cohort.name, cohort.count, cohort.chains) for cohort in made.cohorts] == [("edge-1", 1, 1)]
+
+
+def test_a_recorded_host_says_what_others_have_on_hooks_that_take_one_program() -> None:
+    def state(name: str, kind: HookKind, program: int) -> HookState:
+        point = HookPoint(kind=kind, netns="host", netns_inode=1, ifindex=program, interface=name)
+        attach = AttachKind.XDP_NETLINK if kind is HookKind.XDP else AttachKind.TCX_PROG
+        return HookState(point=point, attachments=(Attachment(kind=attach, program_id=program),))
+
+    hooks = (state("eth0", HookKind.XDP, 7), state("eth1", HookKind.XDP, 8), state("eth0", HookKind.TC_INGRESS, 9))
+    programs = {
+        number: Program(id=number, type="xdp", name=name, tag="0" * 16, load_time=1)
+        for number, name in ((7, "xdp_other"), (8, "xdp_dispatcher"), (9, "other"))
+    }
+    secure = SecureConfig(mode=SecureMode.OFF, interfaces=("no",), tolerations=shipped_tolerations("libxdp"))
+    record = HostRecord(
+        at="2026-06-01T00:00:00+00:00",
+        facts=HostFacts(name="edge-1", labels={}),
+        policy="5" * 64,
+        kernel="6.18.0",
+        snapshot=Snapshot(
+            boot_id="b", features=Features(), hooks={each.point: each for each in hooks}, programs=programs
+        ),
+        inventory=Inventory(boot_id="b"),
+        secure=secure,
+        guardrail=Guardrail(),
+    )
+    group = review.group_of(record)
+    assert group.policy.tolerations == ("libxdp-dispatcher",)
+    assert group.occupants == (
+        Occupant(netns="host", interface="eth0", program="xdp_other"),
+        Occupant(netns="host", interface="eth1", program="xdp_dispatcher", tolerated_by="libxdp-dispatcher"),
+    )
 
 
 def test_layouts_of_an_object_that_cannot_be_read_are_not_known() -> None:

@@ -128,7 +128,7 @@ def test_the_script_reviews_the_merge_of_a_branch_and_then_what_was_merged(polic
     assert comment.startswith("<!-- reconciler-review -->\n## Review: weaker\n")
     assert "merged into the base" in comment
     assert "`~ ratelimit rate 10 → 500" in comment
-    assert "`demo`, 1 host: state" in comment
+    assert "`demo`, 1 host, secure mode `audit`: state" in comment
     assert "mermaid" not in comment  # the members stay, so both pictures would be one
     made = json.loads((policy / "out" / "review.json").read_text())
     assert (made["base"], made["kind"]) == (git(policy, "rev-parse", "main"), "merge")
