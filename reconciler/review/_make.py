@@ -12,6 +12,7 @@ from reconciler.review._chains import Pair, compare_chain
 from reconciler.review._effects import Effects
 from reconciler.review._fleet import Fleet, Hosts, cohorts, may_select
 from reconciler.review._hooks import ChainNote, Compiler, compare_hooks, guardrail, missing_features
+from reconciler.review._paper import group_differences
 from reconciler.review._rules import RULES, Family
 from reconciler.review._signers import compare_signers, judge_signers
 from reconciler.review._values import Cohort, Finding, Kind, Packages, Review, ReviewPackage
@@ -163,10 +164,9 @@ class _Maker:
             if before is None and after is not None:
                 self._say("RV054", f"group {name} is added", at=after.file, hosts=(name,))
             elif before is not None and (after is None or _said(before) != _said(after)):
-                word = "removed" if after is None else "changed"
-                self._say(
-                    "RV053", f"group {name} is {word}; both versions were reviewed", at=before.file, hosts=(name,)
-                )
+                word = "removed" if after is None else f"changed ({group_differences(before, after)})"
+                message = f"group {name} is {word}; both versions were reviewed"
+                self._say("RV053", message, at=before.file, hosts=(name,))
         self._roots()
         for name in sorted({*self.base.chains, *self.head.chains}):
             one, other = self.base.chains.get(name), self.head.chains.get(name)

@@ -126,7 +126,7 @@ def test_a_root_that_the_change_brings_verifies_nothing(repository: Repository) 
     assert said.ids == {"RV004", "RV042", "RV053"}
     assert {each["message"] for each in said.document["findings"] if each["id"] == "RV053"} == {
         f"the trust root {other} is added; signatures were verified with what BASE has",
-        "group edge is changed; both versions were reviewed",
+        f"group edge is changed (policy.signers release: root {ROOT} → {other}); both versions were reviewed",
     }
 
 
