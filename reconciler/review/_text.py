@@ -71,13 +71,13 @@ def headline(review: Review) -> str:
 
 def notes(review: Review) -> Iterator[str]:
     """What was compared with what."""
-    what = {
-        "commits": "as it is",
-        "merge": "merged into the base",
-        "branch": "as it is, since it does not merge",
-        "worktree": "the work tree",
+    base, head = clean(review.base)[:40], clean(review.head)[:40]
+    yield {
+        "commits": f"reviewed commit {head}, which contains BASE, against BASE {base}",
+        "merge": f"reviewed what merging {head} into BASE would make, against BASE {base}",
+        "branch": f"reviewed commit {head}, which does not merge, against {base}, where it left BASE",
+        "worktree": f"reviewed the files of the work tree against BASE {base}",
     }[review.kind]
-    yield f"reviewed {clean(review.head)[:40]} ({what}) against {clean(review.base)[:40]}"
     if not review.on_paper:
         yield "no HostGroup describes the fleet, so selectors stand for hosts"
 

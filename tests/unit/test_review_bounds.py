@@ -58,6 +58,21 @@ def test_cohorts_beyond_those_that_are_shown_are_counted() -> None:
     assert "… and 3 more; -o json has all of them" in shown
 
 
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("commits", "reviewed commit bbb, which contains BASE, against BASE aaa"),
+        ("merge", "reviewed what merging bbb into BASE would make, against BASE aaa"),
+        ("branch", "reviewed commit bbb, which does not merge, against aaa, where it left BASE"),
+        ("worktree", "reviewed the files of the work tree against BASE aaa"),
+    ],
+)
+def test_what_was_compared_with_what_is_said(kind: review.Kind, words: str) -> None:
+    made = replace(REVIEW, base="aaa", head="bbb", kind=kind)
+    assert words in [line for line, _ in review.render_text(made)]
+    assert f"`{words}`" in review.render_markdown(made)
+
+
 def test_a_document_that_is_too_large_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     text = review.to_json(REVIEW).encode()
     assert review.from_json(text, file="r.json") == REVIEW

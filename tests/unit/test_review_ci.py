@@ -126,7 +126,7 @@ def test_the_script_reviews_the_merge_of_a_branch_and_then_what_was_merged(polic
     assert ran.returncode == 0, ran.stderr
     comment = (policy / "out" / "review.md").read_text()
     assert comment.startswith("<!-- reconciler-review -->\n## Review: weaker\n")
-    assert "merged into the base" in comment
+    assert re.search(r"`reviewed what merging [0-9a-f]{40} into BASE would make, against BASE [0-9a-f]{40}`", comment)
     assert "`~ ratelimit rate 10 → 500" in comment
     assert "`demo`, 1 host, secure mode `audit`: state" in comment
     assert "mermaid" not in comment  # the members stay, so both pictures would be one
