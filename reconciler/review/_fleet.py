@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 MAX_COHORTS: Final = 64
 """Cohorts of one group; hosts that differ in more ways are taken for one that selects whatever any of them does."""
 
+MAX_EXCEPT: Final = 4
+"""Patterns that are named behind one that they are a part of."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hosts:
@@ -101,7 +104,13 @@ def _matching(hook: Hook, group: HostGroup) -> Iterable[str]:
 
 
 def _uncovered(patterns: tuple[str, ...], others: tuple[str, ...]) -> list[str]:
-    return [pattern for pattern in patterns if not covers(others, pattern)]
+    return [f"{pattern}{except_words(pattern, others)}" for pattern in patterns if not covers(others, pattern)]
+
+
+def except_words(pattern: str, others: Iterable[str]) -> str:
+    """Such as " (except eth0)" for the patterns among `others` that mean a part of what `pattern` means; "" for none."""
+    parts = [other for other in dict.fromkeys(others) if other != pattern and covers((pattern,), other)]
+    return f" (except {few(parts, MAX_EXCEPT)})" if parts else ""
 
 
 @functools.lru_cache(maxsize=1 << 14)

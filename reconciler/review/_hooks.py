@@ -27,7 +27,7 @@ from reconciler.model import (
     XdpMode,
 )
 from reconciler.review._effects import Note
-from reconciler.review._fleet import Hosts, covers
+from reconciler.review._fleet import Hosts, covers, except_words
 from reconciler.review._values import HookChange, ReviewPackage
 from reconciler.review._words import few
 
@@ -111,7 +111,7 @@ def compare_hooks(
         before, after = (_on(place, chains, hosts) for chains in (hosts.before, hosts.after))
         old, new = _programs(before), _programs(after)
         if old and not new:
-            emptied.append(place_words(place))
+            emptied.append(f"{place_words(place)}{_rest(place, hosts, hosts.after)}")
         if new and not old and place[0] is HookKind.XDP:
             fresh.append(place)
         if len(new) > LONG_CHAIN and len(new) > len(old):
@@ -126,7 +126,7 @@ def compare_hooks(
         message = f"{few(emptied, SHOWN_PLACES)}: nothing of ours runs there any more"
         notes[ChainNote(chain="", note=Note(id="RV014", message=message))] = None
     notes.update(dict.fromkeys(_absent(hosts, changed)))
-    notes.update(dict.fromkeys(_held(hosts.group, fresh) if hosts.group is not None and fresh else ()))
+    notes.update(dict.fromkeys(_held(hosts, hosts.group, fresh) if hosts.group is not None and fresh else ()))
     return tuple(changes), tuple(notes)
 
 
@@ -169,6 +169,15 @@ def _on(place: Place, chains: tuple[Chain, ...], hosts: Hosts) -> tuple[Chain, .
     return tuple(sorted(found, key=lambda chain: (chain.priority, chain.name)))
 
 
+def _rest(place: Place, hosts: Hosts, chains: tuple[Chain, ...]) -> str:
+    """What of a pattern one of `chains` is on: where interfaces are not known, it may be some that it means."""
+    kind, netns, pattern = place
+    if hosts.interfaces(netns) is not None:
+        return ""
+    hooks = [chain.hook for chain in chains if (chain.hook.kind, chain.hook.netns) == (kind, netns)]
+    return except_words(pattern, (each for hook in hooks for each in hook.interfaces))
+
+
 def _programs(chains: tuple[Chain, ...]) -> tuple[str, ...]:
     return tuple(f"{chain.name}/{member.name}" for chain in chains for member in chain.members)
 
@@ -196,13 +205,13 @@ def _absent(hosts: Hosts, changed: frozenset[str]) -> Iterable[ChainNote]:
             yield ChainNote(chain=chain.name, note=Note(id="RV033", message=message, pointer="/spec/hook/interfaces"))
 
 
-def _held(group: HostGroup, fresh: list[Place]) -> Iterable[ChainNote]:
+def _held(hosts: Hosts, group: HostGroup, fresh: list[Place]) -> Iterable[ChainNote]:
     """What others may have, or have, on hooks that take one program and that HEAD covers for the first time."""
     mode, policy = group.secure_mode, group.policy
     if mode is None:
         return
     if group.occupants is None:
-        where = few([place_words(place) for place in fresh], SHOWN_PLACES)
+        where = few([f"{place_words(each)}{_rest(each, hosts, hosts.before)}" for each in fresh], SHOWN_PLACES)
         fate = f"stays, and {WAITS}, as secure mode is {mode}"
         if mode == SecureMode.ENFORCE:
             rules = "their tolerations" if policy.tolerations is None else few(policy.tolerations, SHOWN_PLACES)
