@@ -108,7 +108,7 @@ def _uncovered(patterns: tuple[str, ...], others: tuple[str, ...]) -> list[str]:
 
 
 def except_words(pattern: str, others: Iterable[str]) -> str:
-    """Such as " (except eth0)" for the patterns among `others` that mean a part of what `pattern` means; "" for none."""
+    """Such as " (except eth0)" for those of `others` that mean a part of what `pattern` means; "" for none."""
     parts = [other for other in dict.fromkeys(others) if other != pattern and covers((pattern,), other)]
     return f" (except {few(parts, MAX_EXCEPT)})" if parts else ""
 

@@ -312,8 +312,8 @@ def guardrail(hosts: Hosts, default_share: float) -> ChainNote | None:
     group = hosts.group
     if group is None:
         return None
-    before, after = (_running(chains, hosts, group) for chains in (hosts.before, hosts.after))
-    removed, owned = len(before - after), len(before)
+    before = _running(hosts.before, hosts, group)
+    removed, owned = _removed(hosts, group, before), len(before)
     count = group.guardrail_count
     share = default_share if group.guardrail_share is None else group.guardrail_share
     if not removed or not ((count is not None and removed > count) or removed > share * owned):
@@ -321,6 +321,19 @@ def guardrail(hosts: Hosts, default_share: float) -> ChainNote | None:
     limit = f"{count} or {share:.0%}" if count is not None else f"{share:.0%}"
     message = f"removes {removed} of {owned} programs on hooks, more than {limit}: needs `apply --confirm` on each host"
     return ChainNote(chain="", note=Note(id="RV008", message=message))
+
+
+def _removed(hosts: Hosts, group: HostGroup, before: set[tuple[Place, str, str]]) -> int:
+    """How many of `before` do not run at HEAD; under a wider pattern they do."""
+    gone = before - _running(hosts.after, hosts, group)
+    if group.interfaces or not gone:
+        return len(gone)
+    later = {(chain.name, member.name): chain.hook for chain in hosts.after for member in chain.members}
+    return sum(not _means(later.get((chain, member)), place) for place, chain, member in gone)
+
+
+def _means(hook: Hook | None, place: Place) -> bool:
+    return hook is not None and (hook.kind, hook.netns) == place[:2] and covers(hook.interfaces, place[2])
 
 
 def _running(chains: tuple[Chain, ...], hosts: Hosts, group: HostGroup) -> set[tuple[Place, str, str]]:
