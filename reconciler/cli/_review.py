@@ -53,6 +53,18 @@ class _Sides:
     problem: str | None = None
 
 
+class _Date(click.ParamType[str]):
+    """A day, as acknowledgements spell it."""
+
+    name = "YYYY-MM-DD"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return datetime.strptime(value, DATE).replace(tzinfo=UTC).strftime(DATE)
+        except ValueError:
+            self.fail(f"expected a date such as 2026-12-31, got {value[:40]!r}", param, ctx)
+
+
 @click.command()
 @click.argument("base", default="HEAD")
 @click.argument("head", default=None, required=False)
@@ -79,7 +91,7 @@ class _Sides:
     help="Show the review in this JSON file.",
 )
 @click.option("--fail-on", type=click.Choice(SEVERITIES), help="Exit 2 if a finding is at least so severe.")
-@click.option("--now", type=click.DateTime([DATE]), help="Date for acknowledgements.  [default: today, UTC]")
+@click.option("--now", type=_Date(), help="Date for acknowledgements.  [default: today, UTC]")
 @click.pass_obj
 def review(  # noqa: PLR0913 - one for each option
     context: Context,
@@ -95,7 +107,7 @@ def review(  # noqa: PLR0913 - one for each option
     snapshots: Path | None,
     document: Path | None,
     fail_on: str | None,
-    now: datetime | None,
+    now: str | None,
 ) -> int:
     """What merging HEAD into BASE changes: for which hosts, on which hooks, and what gets weaker.
 
@@ -103,7 +115,7 @@ def review(  # noqa: PLR0913 - one for each option
     """
     if document is not None:
         if worktree or head is not None or snapshots is not None or now is not None:
-            raise click.UsageError("expected either --from, or what is to be reviewed, got both")
+            raise click.UsageError("expected either --from, or what is to be reviewed, got both; leave one out")
         made = reviews.from_json(read_file(document, reviews.MAX_DOCUMENT_BYTES), file=str(document))
     else:
         made = _review(base, head, worktree=worktree, folder=folder, snapshots=snapshots, now=now)
@@ -128,14 +140,15 @@ def review(  # noqa: PLR0913 - one for each option
 
 
 def _review(
-    base: str, head: str | None, *, worktree: bool, folder: Path, snapshots: Path | None, now: datetime | None
+    base: str, head: str | None, *, worktree: bool, folder: Path, snapshots: Path | None, now: str | None
 ) -> reviews.Review:
     if worktree and head is not None:
-        raise click.UsageError("expected either HEAD or --worktree, got both")
+        raise click.UsageError("expected either HEAD or --worktree, got both; leave one out")
     if not worktree and head is None:
-        raise click.UsageError("expected two commits, BASE and HEAD, or --worktree")
+        message = "expected two commits, BASE and HEAD, or --worktree, got neither"
+        raise click.UsageError(f"{message}; for a branch, `reconciler review origin/main HEAD`")
     hosts = tuple(reviews.group_of(record) for record in _records(snapshots)) if snapshots is not None else ()
-    date = (now or datetime.now(UTC)).strftime(DATE)
+    date = now or datetime.now(UTC).strftime(DATE)
     with _little_garbage(), Clone(folder) as clone:
         sides = _worktree(clone, folder, base) if head is None else _commits(clone, base, head)
         reading = reviews.read(sides.base, sides.head)
@@ -173,7 +186,9 @@ def _records(folder: Path) -> Iterator[HostRecord]:
 
     files = sorted(folder.glob("*.json"))
     if not files:
-        raise InputError(f"{folder}: expected records of `reconciler observe --record` (*.json), got none")
+        what = "no such file" if not folder.is_dir() else "none"
+        message = f"{folder}: expected a folder with records of hosts (*.json), got {what}"
+        raise InputError(f"{message}; `reconciler observe --record FILE` writes one on a host")
     for path in files:
         yield read_record(path)
 
@@ -182,7 +197,8 @@ def _write(path: Path, text: str) -> None:
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise InputError(f"{path}: expected to write it: {error.strerror}") from error
+        message = f"{path}: expected a file that can be written, got an error: {error.strerror}; name another"
+        raise InputError(message) from error
 
 
 # --- the two sides -----------------------------------------------------------------------------------------

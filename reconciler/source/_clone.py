@@ -90,9 +90,7 @@ class Clone:
         if done.code == 0 and found and _ID.fullmatch(found[-1]):
             return found[-1]
         message = f"expected the commit {revision[:200]!a} in {self._git_dir}, got none"
-        if self.shallow:
-            message += f"; {DEEPEN}"
-        raise SourceError(message, reason="CommitMissing")
+        raise SourceError(f"{message}; {DEEPEN if self.shallow else FETCH}", reason="CommitMissing")
 
     def work_tree(self, path: Path) -> Path:
         """The folder above `path` that holds the work tree.
@@ -100,11 +98,12 @@ class Clone:
         Raises:
             SourceError: it is a bare repository.
         """
-        start = path.absolute()
+        start = path.resolve()
         for folder in (start, *start.parents):
             if (folder / ".git").exists():
                 return folder
-        raise SourceError(f"{path}: expected a work tree, got a bare repository", reason="NotARepository")
+        message = f"{path}: expected a work tree, got a bare repository; name two commits"
+        raise SourceError(message, reason="NotARepository")
 
     def holds(self, commit: str) -> bool:
         """Whether the clone has this commit."""
@@ -125,7 +124,7 @@ class Clone:
         done = self._run("merge-base", base, head)
         found = done.output.decode("ascii", "replace").split()
         if done.code != 0 or not found:
-            advice = DEEPEN if self.shallow else "they have no commit in common"
+            advice = DEEPEN if self.shallow else "they come from different repositories: name the branch that HEAD left"
             message = f"expected {base[:12]} and {head[:12]} to have history in common, got none; {advice}"
             raise SourceError(message, reason="CommitMissing" if self.shallow else "HistoryUnrelated")
         if found[0] == base:
@@ -187,13 +186,19 @@ DEEPEN: Final = (
 )
 
 
+FETCH: Final = "name a commit, branch or tag that is here, such as origin/main, or fetch it (`git fetch origin`)"
+
+
 def find_git_dir(path: Path) -> Path:
     """The Git directory at or above `path`: .git, what a .git file names, or a bare repository itself.
 
     Raises:
         SourceError: there is none.
     """
-    start = path.absolute()
+    if not path.is_dir():
+        raise SourceError(f"{path}: expected a folder, got none; name that of a clone", reason="NotARepository")
+    # Not `absolute`: what lies above "../x" would be this folder, and its repository another one than was named.
+    start = path.resolve()
     for folder in (start, *start.parents):
         candidate = folder / ".git"
         if candidate.is_dir():
@@ -204,4 +209,5 @@ def find_git_dir(path: Path) -> Path:
                 return (folder / text.removeprefix("gitdir: ")).absolute()
         if (folder / "HEAD").is_file() and (folder / "objects").is_dir():
             return folder
-    raise SourceError(f"{path}: expected a Git repository here or above, got none", reason="NotARepository")
+    message = f"{path}: expected a Git repository here or above, got none; name the folder of a clone"
+    raise SourceError(message, reason="NotARepository")
