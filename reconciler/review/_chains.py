@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from reconciler.model import FAMILIES, OnBroken, TcEnd, TcHook, XdpHook, encode_record
 from reconciler.review._effects import Effects, Note, Sided, compare_settings
-from reconciler.review._signers import compare_signers
+from reconciler.review._signers import SHOWN_DIGEST, compare_signers, package_words
 from reconciler.review._state import state_losses
 from reconciler.review._values import ChainChange, Line, ReviewPackage
 from reconciler.review._words import hook_words, member_text, member_words, selector_words, yes
@@ -104,7 +104,7 @@ def compare_chain(pair: Pair, old: Packages, new: Packages, fleet: Fleet) -> tup
     """
     before, after = pair.before, pair.after
     if before is None or after is None:
-        done = _one_sided(pair)
+        done = _one_sided(pair, new)
     else:
         done = Compared("moved" if _moved(before.hook, after.hook) else "changed")
         if pair.renamed:
@@ -129,7 +129,7 @@ def compare_chain(pair: Pair, old: Packages, new: Packages, fleet: Fleet) -> tup
     return change, tuple(done.notes)
 
 
-def _one_sided(pair: Pair) -> Compared:
+def _one_sided(pair: Pair, new: Packages) -> Compared:
     chain = pair.chain
     if pair.after is None:
         done = Compared("removed")
@@ -140,8 +140,13 @@ def _one_sided(pair: Pair) -> Compared:
     if chain.on_broken is OnBroken.PASS:
         done.note("RV015", "onBroken is pass: a packet passes when a tail call fails", "/spec/onBroken")
     for member in chain.members:
-        done.lines.append(Line(what="member", after=member_text(member), member=member.name))
+        done.lines.append(_added(member, new))
     return done
+
+
+def _added(member: Member, packages: Packages) -> Line:
+    detail = package_words(member.package, _package(member, packages))
+    return Line(what="member", after=member_text(member), member=member.name, detail=detail)
 
 
 # --- the chain's own fields --------------------------------------------------------------------------------
@@ -250,7 +255,7 @@ def _members(before: Chain, after: Chain, old: Packages, new: Packages, done: Co
         origin = was.get(origins.get(member.name, member.name))
         effects = Effects(member=member.name, pointer=f"/spec/members/{index}")
         if origin is None:
-            effects.lines.append(Line(what="member", after=member_text(member), member=member.name))
+            effects.lines.append(_added(member, new))
         else:
             if origin.name != member.name:
                 effects.lines.append(Line(what="name", before=origin.name, after=member.name, member=member.name))
@@ -313,8 +318,8 @@ def _packages(old: Member, new: Member, effects: Effects) -> None:
     effects.lines.append(
         Line(
             what="package",
-            before=f"{one.name}-{one.version} {one.digest[:19]}",
-            after=f"{other.name}-{other.version} {other.digest[:19]}",
+            before=f"{one.name}-{one.version} {one.digest[:SHOWN_DIGEST]}",
+            after=f"{other.name}-{other.version} {other.digest[:SHOWN_DIGEST]}",
             member=new.name,
         )
     )

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from reconciler._documents import parse_glob
 from reconciler.policy import matches_identity
@@ -14,9 +14,13 @@ from reconciler.review._values import Line, ReviewPackage
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from reconciler.model import PaperSigner
+    from reconciler.model import PackageRef, PaperSigner
     from reconciler.review._fleet import Hosts
     from reconciler.review._values import Packages
+
+
+SHOWN_DIGEST: Final = 19
+"""Characters of a digest that are shown: "sha256:" and twelve hex digits."""
 
 
 def signer_words(package: ReviewPackage) -> str | None:
@@ -27,16 +31,25 @@ def signer_words(package: ReviewPackage) -> str | None:
     return f"{signer.identity} ({signer.issuer}){'' if package.verified else ', as claimed'}"
 
 
+def package_words(ref: PackageRef, found: ReviewPackage | None) -> str:
+    """What a new member brings: "sha256:…, signed by …"."""
+    digest = ref.digest[:SHOWN_DIGEST]
+    return digest if found is None else f"{digest}, signed by {signer_words(found) or 'nobody'}"
+
+
 def compare_signers(before: ReviewPackage | None, after: ReviewPackage | None, effects: Effects) -> None:
     """A line and a finding when the package of a member is signed by somebody else, even if it is the same package."""
     if before is None or after is None:
         return
     # Of other bytes RV042 says that nobody verified them; of the same ones nothing else would.
     unproven = before.ref == after.ref and before.verified and not after.verified
-    if _who(before) == _who(after) and not unproven:
-        return
+    same = _who(before) == _who(after) and not unproven
     old, new = signer_words(before), signer_words(after)
-    effects.lines.append(Line(what="signer", before=old, after=new, member=effects.member))
+    if not same or before.ref != after.ref:
+        # Of other bytes it is said who vouches for them, be it the same as before.
+        effects.lines.append(Line(what="signer", before=old or "nobody", after=new or "nobody", member=effects.member))
+    if same:
+        return
     effects.note("RV022", f"signed by {new or 'nobody'}, before by {old or 'nobody'}", "/package")
 
 

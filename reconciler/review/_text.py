@@ -108,6 +108,8 @@ def line_words(line: Line) -> str:
         return f"+ {who}{line.what} {line.after}{detail}"
     if line.after is None:
         return f"- {who}{line.what} {line.before}{detail}"
+    if line.before == line.after:
+        return f"  {who}{line.what} {line.after}, as before{detail}"
     return f"~ {who}{line.what} {line.before} → {line.after}{detail}"
 
 

@@ -89,7 +89,7 @@ def signers(said: Said) -> list[tuple[str, str]]:
 def test_a_package_by_whom_the_group_allows_is_verified_and_no_finding(repository: Repository) -> None:
     said = upgraded(repository, signed("2.0.0"))
     assert said.ids == set()
-    assert signers(said) == []
+    assert signers(said) == [(NAMED, NAMED)]
 
 
 def test_somebody_else_under_the_same_root_is_told_and_refused(repository: Repository) -> None:
@@ -105,6 +105,7 @@ def test_a_certificate_that_only_claims_to_be_somebody_is_refused(repository: Re
     assert said.ids == {"RV004", "RV042"}
     assert f"is signed by {NAMED}, as claimed, whom no signer rule" in said.message("RV004")
     assert f"the bundle claims {IDENTITY}, and under {ROOT}: " in said.message("RV042")
+    assert signers(said) == [(NAMED, f"{NAMED}, as claimed")]
 
 
 def test_the_signature_of_other_bytes_is_refused(repository: Repository) -> None:
