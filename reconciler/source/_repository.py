@@ -335,8 +335,8 @@ class LocalRepository:
         )
         if done.code != 0:
             raise explain(f"make the repository {self._fresh}", done)
-        (self._fresh / "config").write_text(_CONFIGS[length], "utf-8")
-        self._fresh.chmod(0o700)
+        _points.at("write git config", (self._fresh / "config").write_text, _CONFIGS[length], "utf-8")
+        _points.at("chmod git", self._fresh.chmod, 0o700)
         # What git writes later it syncs; an empty one of these after a power cut would be no repository for good.
         for name in ("HEAD", "config"):
             with (self._fresh / name).open("rb") as file:

@@ -379,8 +379,8 @@ def open_source(settings: SourceSettings, directory: Path) -> Source:
     check_ref(settings.ref)
     nothing = empty_directory(directory)
     with disk_errors(directory):
-        directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        nothing.mkdir(mode=0o500, exist_ok=True)
+        _points.at("mkdir state", directory.parent.mkdir, mode=0o700, parents=True, exist_ok=True)
+        _points.at("mkdir git.empty", nothing.mkdir, mode=0o500, exist_ok=True)
     with contextlib.suppress(SourceError):  # a token that is not there yet must not keep the agent from starting
         prepare(settings, nothing)
     source = Source(settings, directory)

@@ -277,7 +277,10 @@ def test_a_rebuild_that_dies_anywhere_converges(remote: GitRepository, over_the_
     assert size_of(store(remote)) < 250 * KIB
 
 
-@pytest.mark.parametrize("name", ["git init", "git fetch locally", "rename git away", "rename git"])
+@pytest.mark.parametrize(
+    "name",
+    ["git init", "write git config", "chmod git", "fsync git", "git fetch locally", "rename git away", "rename git"],
+)
 def test_a_rebuild_that_fails_anywhere_leaves_the_repository_as_it_was(
     remote: GitRepository, over_the_limit: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

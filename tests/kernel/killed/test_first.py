@@ -1,24 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SIGKILL in the very first pass of a host, and in its teardown."""
+"""SIGKILL, and calls that fail, in the very first pass of a host, and in its teardown."""
 
 from __future__ import annotations
 
+import itertools
 import shutil
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
 
+from reconciler.errors import ReconcilerError
 from reconciler.reconcile import teardown
 from tests.kernel import support
 from tests.kernel.killed.host import Host, Scene
-from tests.kernel.killed.process import Kill, Record, forked, warmed
+from tests.kernel.killed.process import Fail, Kill, Record, forked, warmed
 from tests.kernel.killed.rounds import kind_of, say
+from tests.kernel.killed.test_errno import ERRNOS, failing
+from tests.unit.test_docs import documented_reasons
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
     from typing import Literal
 
+    from reconciler.model import StepFailure
     from tests.kernel.killed.host import Report, Seen
     from tests.kernel.killed.process import When
 
@@ -63,6 +69,35 @@ class Life:
         except AssertionError as error:
             message = f"after {struck.struck}: {error}"
             raise AssertionError(message) from error
+
+    def failed_at_first(self, number: int, error: int) -> str:
+        """A call of the first pass fails; the reason."""
+        failed = forked(lambda: failing(self.host), Fail(number, error)).value
+        assert failed.reason in documented_reasons().keys() - {"InternalError"}, failed
+        assert failed.hooks in (None, {}, self.seen.hooks), failed
+        self._begun(forked(self.host.settle).value, self.seen)
+        forked(self._torn_down)
+        self._ended()
+        reason: str = failed.reason
+        return reason
+
+    def failed_at_last(self, number: int, error: int) -> str:
+        """A call of the teardown fails, which is said; asked for again, it does the rest."""
+        forked(self._first)
+        reason: str = forked(self._torn_down_or_said, Fail(number, error)).value
+        assert reason in documented_reasons().keys() - {"InternalError"}, (self.last_points[number], error)
+        forked(self._torn_down)
+        self._ended()
+        return reason
+
+    def _torn_down_or_said(self) -> str:
+        failed: StepFailure | ReconcilerError | None
+        try:
+            with self.host.opened() as parts:
+                failed = teardown(parts, by="uid 0")[1].failed
+        except ReconcilerError as error:  # the command prints it and ends
+            failed = error
+        return "TornDown" if failed is None else failed.reason
 
     def _points(self, work: Callable[[], None]) -> list[str]:
         record = Record()
@@ -121,6 +156,29 @@ def test_kills_in_the_first_pass_and_in_the_last(life: Life) -> None:
     first = [index for index, name in enumerate(life.first_points) if kind_of(name) in new][:SAMPLE]
     last = range(0, len(life.last_points), len(life.last_points) // SAMPLE)
     run(life, [(number, "after") for number in first], [(number, "before") for number in last])
+
+
+def fail(life: Life, first: Iterable[int], last: Iterable[int]) -> None:
+    turns = itertools.cycle(ERRNOS)
+    reasons = [life.failed_at_first(number, next(turns)) for number in first]
+    reasons += [life.failed_at_last(number, next(turns)) for number in last]
+    say(f"{life.host.way}: failed calls in a first pass and a teardown, which ended with {dict(Counter(reasons))}")
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("life", ["tcx"], indirect=True)
+def test_failures_in_the_first_pass_and_in_the_last(life: Life) -> None:
+    places = {kind_of(name): index for index, name in reversed(list(enumerate(life.first_points)))}
+    new = ("git init", "write git config", "mkdir packages", "mkdir git.empty", "bpf OBJ_PIN")
+    first = [places[kind] for kind in new]
+    last = range(0, len(life.last_points), len(life.last_points) // SAMPLE)
+    fail(life, first, last)
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("life", WAYS, indirect=True)
+def test_a_failure_at_every_point_of_the_first_pass_and_of_the_last(life: Life) -> None:
+    fail(life, range(len(life.first_points)), range(len(life.last_points)))
 
 
 @pytest.mark.torture
