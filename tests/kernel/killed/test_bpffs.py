@@ -7,23 +7,30 @@ All of it in a mount namespace of the child that plays the agent: the machine's 
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import shutil
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
 
+from reconciler import _points
+from reconciler.errors import ReconcilerError
 from reconciler.kernel import linux
 from tests.kernel import support
 from tests.kernel.killed.host import Host, Scene
 from tests.kernel.killed.process import forked
+from tests.kernel.killed.rounds import say
+from tests.unit.test_docs import documented_reasons
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
+    from functools import partial
     from pathlib import Path
     from typing import Any, Literal
 
-    from tests.kernel.killed.host import Report
+    from tests.kernel.killed.host import Report, Seen, Side
 
 CLONE_NEWNS = 0x20000
 MS_RDONLY, MS_REMOUNT, MS_REC, MS_SLAVE = 1, 0x20, 0x4000, 1 << 19
@@ -80,7 +87,13 @@ def mounted_anew(host: Host) -> None:
     mount_fresh()
 
 
-@pytest.mark.parametrize("deed", [emptied, mounted_anew])
+def unmounted(host: Host) -> None:
+    """No bpffs at all: ours, and that of the machine below it, which stays where it is for everybody else."""
+    while support.is_bpffs(support.BPFFS):
+        unmount()
+
+
+@pytest.mark.parametrize("deed", [emptied, mounted_anew, unmounted])
 @pytest.mark.parametrize("host", WAYS, indirect=True)
 def test_what_was_pinned_is_put_back_by_the_next_pass(host: Host, deed: Any) -> None:
     def story() -> None:
@@ -160,3 +173,85 @@ def test_after_a_reboot_the_last_good_state_is_back_without_the_git_server(
     assert (after.status.reason, after.status.exit_code) == ("NotARepository", 1)  # of a folder that is not there
     assert later.status.exit_code == 0
     assert later.seen.rubbish == ()
+
+
+# --- in the middle of a pass -------------------------------------------------------------------------------
+
+
+def covered(host: Host) -> None:
+    mount_fresh()
+
+
+def read_only(host: Host) -> None:
+    remount(MS_RDONLY)
+
+
+AFTER: dict[Any, Callable[[], None]] = {covered: unmount, read_only: lambda: remount(0)}
+"""How what somebody did ends again, where it does."""
+IN_THE_MIDDLE = (emptied, mounted_anew, unmounted, covered, read_only)
+SAMPLE = 3
+"""Points for each of them in `make test`."""
+
+
+def struck(host: Host, number: int, deed: Any) -> tuple[str, int]:
+    """A pass in which somebody does this right before a point; its reason, and how many points there were."""
+    count = 0
+
+    def hook(_: str, call: partial[Any]) -> Any:
+        nonlocal count
+        count += 1
+        if count == number:
+            deed(host)
+        return call()
+
+    _points.hook = hook
+    try:
+        return host.one_pass().status.reason, count
+    except ReconcilerError as error:  # the command prints it and ends
+        return error.reason, count
+    finally:
+        _points.hook = None
+
+
+def in_the_middle(host: Host, deed: Any, every: Callable[[int], Iterable[int]]) -> dict[str, int]:
+    """A change that is struck at each of these of its points; the next pass converges. How they ended."""
+    reasons: dict[str, int] = {}
+    host.settle()
+    host.push("b")
+    _, points = struck(host, 0, deed)
+    wanted: dict[Side, Seen] = {"b": host.settle().seen}
+    wanted["a"] = host.rest("a").seen
+    sides: Iterator[Side] = itertools.cycle(("b", "a"))
+    for number, side in zip(every(points), sides, strict=False):
+        host.push(side)
+        reason, _ = struck(host, number, deed)
+        assert reason in documented_reasons().keys() - {"InternalError"}, (number, reason)
+        reasons[reason] = reasons.get(reason, 0) + 1
+        report = host.settle()
+        if deed in AFTER:
+            AFTER[deed]()
+            report = host.settle()
+        try:
+            host.at_rest(report, wanted[side])
+        except AssertionError as error:
+            message = f"{deed.__name__} at point {number} of {points}, {reason}, then {report.status.reason}: {error}"
+            raise AssertionError(message) from error
+    return reasons
+
+
+@pytest.mark.parametrize("deed", IN_THE_MIDDLE)
+@pytest.mark.parametrize("host", ["tcx"], indirect=True)
+def test_what_happens_to_bpffs_in_the_middle_of_a_pass_is_mended_by_the_next(host: Host, deed: Any) -> None:
+    some: Callable[[int], Iterable[int]] = lambda points: range(points // 4, points, points // 4)[:SAMPLE]  # noqa: E731
+    say(f"{deed.__name__}: {in_private(lambda: in_the_middle(host, deed, some))}")
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("deed", IN_THE_MIDDLE)
+@pytest.mark.parametrize("host", WAYS, indirect=True)
+def test_what_happens_to_bpffs_at_every_point_is_mended_by_the_next(host: Host, deed: Any) -> None:
+    def story() -> dict[str, int]:
+        signal.alarm(3600)
+        return in_the_middle(host, deed, lambda points: range(1, points + 1))
+
+    say(f"{host.way}, {deed.__name__}: {in_private(story)}")
