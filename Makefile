@@ -16,14 +16,14 @@ PYTEST_WORKERS ?= 3
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
 
-setup:  ## install what is missing: Debian packages, .venv, .venv/bin/reconciler
+setup:  ## install what is missing: Debian packages, .venv, .venv/bin/reconciler; build the packet probe of the tests
 	@scripts/setup.sh
+	@if [[ -f tests/probe/Makefile ]]; then $(MAKE) -C tests/probe; fi
 
 packages: setup  ## compile bpf/ into build/packages
 	@if [[ -f reconciler/__main__.py ]]; then $(MAKE) -C bpf; else echo "packages: not before reconciler/__main__.py"; fi
 
 probe: setup
-	@if [[ -f tests/probe/Makefile ]]; then $(MAKE) -C tests/probe; fi
 
 demo: setup packages  ## watch it work, on two network namespaces that are removed afterwards
 	@if [[ -x demo/run ]]; then demo/run; else echo "demo: there is no demo/run yet" >&2; exit 1; fi

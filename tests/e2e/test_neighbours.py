@@ -65,6 +65,7 @@ def test_a_whole_story_leaves_others_byte_for_byte(mode: str, tcx: bool, lab: La
     main = lab.wire.interface
     with others.neighbours(lab.near, lab.far, main) as theirs:
         before, status = theirs.record(), theirs.status()
+        fronts: dict[tuple[str, str], tuple[tuple[int, int], ...]] = {}
         story = {
             "attach": chains(lab),
             "switch": chains(lab, rule(53, "DENY")),
@@ -82,6 +83,13 @@ def test_a_whole_story_leaves_others_byte_for_byte(mode: str, tcx: bool, lab: La
             now = theirs.record()
             assert now.xdp[main] != before.xdp[main]
             assert_untouched(before, now, main)
+            if step == "attach":  # from now on entries of theirs stand before ours, too
+                theirs.go_in_front()
+                fronted = theirs.record()
+                fronts = {place: entries[:1] for place, entries in fronted.tcx.items() if place[0] == main}
+                tcx_then = {place: fronts.get(place, ()) + entries for place, entries in before.tcx.items()}
+                before = replace(before, tcx=tcx_then, objects=fronted.objects)
+            assert {place: theirs.record().tcx[place][:1] for place in fronts} == fronts
         lab.reconciler("teardown", "--yes").expect(0)
         assert theirs.record() == before
         assert theirs.status() == status

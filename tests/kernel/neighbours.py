@@ -18,6 +18,7 @@ import os
 import socket
 import struct
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
@@ -268,6 +269,15 @@ class Neighbours:
         self._hold_link(self.space.run(lambda: _bpf.bpf(_bpf.Cmd.LINK_CREATE, head)))
         self.space.run(lambda: _bpf.tcx_attach(plain, index, hook))
         self._hold_link(self.space.run(lambda: _bpf.bpf(_bpf.Cmd.LINK_CREATE, tail)))
+
+    def go_in_front(self) -> None:
+        """On `main`, another link in each direction, before everything that is there."""
+        index = self.space.ifindex(self.main)
+        for hook in TCX.values():
+            attr = _attr.LinkCreateTcx(
+                prog_fd=self.program("tc"), target_ifindex=index, attach_type=hook, flags=_bpf.BPF_F_BEFORE
+            )
+            self._hold_link(self.space.run(partial(_bpf.bpf, _bpf.Cmd.LINK_CREATE, attr)))
 
     # --- interfaces of theirs ----------------------------------------------------------------------------------
 
