@@ -737,6 +737,31 @@ class GitRepository:
         return done.stdout
 
 
+def descendants(root: int) -> set[int]:
+    """A process and everything that it started, directly or not."""
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+    found: set[int] = set()
+    grown = {root}
+    while grown:
+        grown = {pid for pid, parent in parents.items() if parent in grown} - found
+        found |= grown
+    return found
+
+
+def everything_visible(pid: int) -> bytes:
+    """What others see of a process: arguments and environment."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes() + Path(f"/proc/{pid}/environ").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
+
+
 def secret(path: Path, text: str) -> Path:
     """A file that only its owner can read, replaced at once as those do who rotate credentials."""
     fresh = path.with_name(f"{path.name}.new")

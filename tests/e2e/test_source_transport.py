@@ -27,6 +27,8 @@ from tests.e2e.servers import (
     SshServer,
     connect_proxy,
     cut,
+    descendants,
+    everything_visible,
     fetching,
     files_https,
     git_https,
@@ -316,7 +318,7 @@ def test_the_token_is_in_no_argument_list_and_no_environment(https: HttpsServer,
         thread.start()
         try:
             assert wait_until(lambda: bool(https.requests))
-            seen = b"".join(_everything_visible(pid) for pid in _descendants(os.getpid()))
+            seen = b"".join(everything_visible(pid) for pid in descendants(os.getpid()))
         finally:
             source.cancel()
             thread.join()
@@ -329,29 +331,6 @@ def test_the_token_is_in_no_argument_list_and_no_environment(https: HttpsServer,
 def _quietly(source: Source) -> None:
     with pytest.raises(SourceError, match="told to stop"):
         source.probe(20)
-
-
-def _descendants(root: int) -> set[int]:
-    parents: dict[int, int] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-    found: set[int] = set()
-    grown = {root}
-    while grown:
-        grown = {pid for pid, parent in parents.items() if parent in grown} - found
-        found |= grown
-    return found
-
-
-def _everything_visible(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes() + Path(f"/proc/{pid}/environ").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return b""
 
 
 @pytest.mark.parametrize("hosts", ["other", "empty", "unknown"])
@@ -476,10 +455,10 @@ def test_a_server_that_is_gone(repository: GitRepository, tmp_path: Path) -> Non
 
 def test_a_server_that_stalls_is_left_after_the_timeout_with_all_processes(https: HttpsServer, tmp_path: Path) -> None:
     https.fault = stall()
-    before = _descendants(os.getpid())
+    before = descendants(os.getpid())
     error = refusal(over_https(https, tmp_path, resolve_timeout=1.0))
     assert error.reason == "SourceTimeout"
-    assert _descendants(os.getpid()) <= before
+    assert descendants(os.getpid()) <= before
 
 
 def test_a_fetch_that_stalls_leaves_nothing_and_the_next_one_works(
@@ -512,13 +491,13 @@ def test_a_pack_that_breaks_off_leaves_nothing(https: HttpsServer, tmp_path: Pat
 
 
 def test_an_ssh_server_that_stalls_is_left_with_all_processes(repository: GitRepository, tmp_path: Path) -> None:
-    before = _descendants(os.getpid())
+    before = descendants(os.getpid())
     with ssh_server(repository.path.parent, tmp_path / "ssh", command="sleep 60") as server:
         source = over_ssh(server, tmp_path, resolve_timeout=2.0)
-        own = _descendants(os.getpid())
+        own = descendants(os.getpid())
         assert refusal(source).reason == "SourceTimeout"
-        assert {pid for pid in _descendants(os.getpid()) - own if b"ssh://" in _everything_visible(pid)} == set()
-    assert _descendants(os.getpid()) <= before
+        assert {pid for pid in descendants(os.getpid()) - own if b"ssh://" in everything_visible(pid)} == set()
+    assert descendants(os.getpid()) <= before
 
 
 def test_a_server_that_says_nothing_at_all(tmp_path: Path) -> None:
@@ -557,13 +536,13 @@ def test_a_killed_agent_takes_its_git_along_and_the_next_one_starts(https: Https
         before = len(https.requests)
         arguments = [https.url("policy.git"), str(https.ca_file), str(tmp_path / "git"), head]
         agent = subprocess.Popen([sys.executable, "-c", FETCHES, *arguments])
-        assert wait_until(lambda: any(b"fetch" in _everything_visible(pid) for pid in _descendants(agent.pid)))
+        assert wait_until(lambda: any(b"fetch" in everything_visible(pid) for pid in descendants(agent.pid)))
         assert wait_until(lambda: len(https.requests) >= before + 3)
-        writing = {pid for pid in _descendants(agent.pid) if b"\0fetch\0" in _everything_visible(pid)}
+        writing = {pid for pid in descendants(agent.pid) if b"\0fetch\0" in everything_visible(pid)}
         assert writing
         agent.kill()
         agent.wait()
-        assert wait_until(lambda: not any(_everything_visible(pid) for pid in writing))
+        assert wait_until(lambda: not any(everything_visible(pid) for pid in writing))
         https.fault = None
         with closing(over_https(https, tmp_path)) as second:
             second.fetch(head)

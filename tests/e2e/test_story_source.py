@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import base64
+import itertools
 import subprocess
 import time
 from contextlib import ExitStack
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.e2e.lab import Lab, chain, rule
-from tests.e2e.servers import git_https, ssh_server, wait_until
+from tests.e2e.servers import descendants, everything_visible, git_https, secret, ssh_server, wait_until
 from tests.support_probe import DROP_PORT, PASS_PORT
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.e2e.lab import Document, Kit
+    from tests.e2e.servers import Handler
 
 LONG_CHECK = {"member": "wall", "counter": "dropped", "below": "50%", "over": "8s"}
 TOKEN = "s3cret-token-of-the-test"
@@ -44,6 +47,48 @@ def test_https_with_a_private_authority_and_a_token(lab: Lab, tmp_path: Path) ->
         for result in (refused, applied, distrusted):
             assert TOKEN not in result.out + result.err
         assert TOKEN not in "".join(path.read_text() for path in lab.state.glob("*.json*"))
+
+
+def test_credentials_rotate_while_the_agent_runs_and_stand_nowhere(lab: Lab, tmp_path: Path) -> None:
+    """Not in arguments, environments, events, records, metrics, or what is printed; and a second agent is told."""
+    lab.commit(chain("edge", lab.wall(), hook=lab.hook()))
+    visible: list[bytes] = []
+    with git_https(lab.repository.path.parent, tmp_path / "https") as server:
+        server.token = f"{TOKEN}-0"
+        auth = {"caFile": str(server.ca_file), "tokenFile": str(secret(lab.host / "token", server.token))}
+        lab.config["source"] |= {"url": server.url("policy.git"), "allowFile": False, "auth": auth}
+        lab.config["metrics"] = {"textfile": str(lab.host / "metrics.prom")}
+        agent = lab.agent()
+        agent.wait("pass", reason="Applied")
+        for number, form in ((1, "{}"), (2, "Bearer {}"), (3, "robot:{}")):
+            server.token = f"{TOKEN}-{number}"
+            refused = agent.count("pass", reason="AuthenticationFailed")
+            agent.hup()
+            agent.wait("pass", more_than=refused, reason="AuthenticationFailed")
+            assert lab.reconciler("status").expect(1).json["reason"] == "AuthenticationFailed"
+            secret(lab.host / "token", form.format(server.token))
+            commit = lab.commit(chain("edge", lab.wall(rule(number, "DENY")), hook=lab.hook()))
+
+            def look(_: Handler) -> bool:
+                visible.extend(everything_visible(pid) for pid in descendants(agent.process.pid))
+                return False
+
+            server.fault = look
+            agent.hup()
+            agent.wait("applied", commit=commit)
+            server.fault = None
+        second = lab.reconciler("run")
+        assert (second.code, "Locked" in second.err) == (1, True)
+        verbs = itertools.product(("status", "history", "plan"), ("json", "table"))
+        shown = [lab.reconciler(verb, output=output) for verb, output in verbs]
+        assert agent.stop() == 0
+    written = [path.read_bytes() for path in (*lab.state.rglob("*"), lab.host / "metrics.prom") if path.is_file()]
+    printed = "".join([*agent.lines, agent.errors, *(each.out + each.err for each in (second, *shown))])
+    assert b"policy.git" in b"".join(visible)
+    users = itertools.product(("x-access-token", "robot"), range(4))
+    encoded = [base64.b64encode(f"{user}:{TOKEN}-{number}".encode()) for user, number in users]
+    for word in (TOKEN.encode(), *encoded):
+        assert word not in b"".join((*visible, *written, printed.encode()))
 
 
 def test_ssh_with_known_hosts(lab: Lab, tmp_path: Path) -> None:
