@@ -48,6 +48,12 @@ APPLY = "sim/test_pass_apply.py"
 HOSTILE = "sim/test_hostile_commits.py"
 LOAD = "kernel/test_linux_load.py"
 ATTACH = "kernel/test_linux_attach.py"
+PINS = "kernel/test_linux_pins.py"
+KILL = "kernel/killed/test_kill.py"
+FIRST = "kernel/killed/test_first.py"
+ERRNO = "kernel/killed/test_errno.py"
+GONE = "kernel/killed/test_bpffs.py"
+OTHERS = "kernel/killed/test_others.py"
 PROPERTIES = "properties/test_convergence.py"
 CASE = "cases/plan/{}.yaml"
 
@@ -103,6 +109,10 @@ TABLE: dict[int, dict[str, Row]] = {
             f"{FIRE}::test_what_apache_answers_has_a_reason_and_says_how_long_to_wait",
             "unit/test_source_reasons.py::test_how_long_the_server_asks_to_wait",
             "sim/test_pass_loop.py::test_a_source_that_asks_for_time_gets_it_and_repairs_go_on",
+        ),
+        "words that a server says beside its answer": (
+            f"{FIRE}::test_what_a_server_says_beside_a_pack_chooses_no_reason",
+            "unit/test_source_reasons.py::test_a_server_does_not_choose_its_reason",
         ),
         "a captive portal": (f"{TRANSPORT}::test_a_captive_portal_is_no_repository_with_the_ref",),
         "a broken encoding": (f"{FIRE}::test_an_answer_that_is_not_what_its_encoding_says",),
@@ -363,7 +373,10 @@ TABLE: dict[int, dict[str, Row]] = {
         "back and forward": (f"{SOURCE}::test_back_and_forward_again_is_no_way_around",),
         "collected at the server": (f"{FIRE}::test_a_server_that_loses_what_was_applied_cannot_hide_it",),
         "state that is lost": (f"{STATE}::test_lost_state_is_tampering_until_a_commit_is_accepted",),
-        "a clock that jumps": (f"{SOURCE}::test_a_clock_that_jumps_back_is_no_reason_to_stop",),
+        "a clock that jumps": (
+            f"{SOURCE}::test_a_clock_that_jumps_back_is_no_reason_to_stop",
+            f"{OTHERS}::test_a_clock_that_jumps_by_years_changes_nothing_that_runs",
+        ),
         "two mirrors that disagree": NoFeature("a host has one source"),
     },
     # --- triggers ---
@@ -401,6 +414,17 @@ TABLE: dict[int, dict[str, Row]] = {
             "conformance/suite/switching.py::test_a_switch_of_what_somebody_tampered_with_is_stale",
             f"{ATTACH}::test_an_interface_made_anew_is_another_hook",
         ),
+        "no bpffs, or one that is emptied, covered, read-only": (
+            f"{GONE}::test_what_was_pinned_is_put_back_by_the_next_pass",
+            f"{GONE}::test_a_bpffs_over_ours_hides_pins_until_it_goes",
+            f"{GONE}::test_a_bpffs_that_became_read_only_changes_nothing",
+            f"{GONE}::test_what_happens_to_bpffs_in_the_middle_of_a_pass_is_mended_by_the_next",
+        ),
+        "folders above the pins that others own or that are links": (
+            f"{PINS}::test_a_directory_that_others_may_change_is_neither_used_nor_believed",
+        ),
+        "capabilities that are missing": ("e2e/test_systemd.py::test_each_capability_of_the_unit_is_needed",),
+        "a limit on locked memory": NoFeature("since Linux 5.11 programs and maps are no locked memory"),
         "programs of systemd, Cilium and others": (
             "unit/test_config_parse.py::test_the_sets_that_ship_say_why_and_who",
             "unit/test_policy.py::test_a_rule_tolerates_what_fulfils_all_of_its_conditions",
@@ -410,13 +434,21 @@ TABLE: dict[int, dict[str, Row]] = {
         "two agents": (
             f"{STATE}::test_a_second_agent_is_refused",
             "e2e/test_story_source.py::test_two_passes_never_work_at_once",
+            f"{OTHERS}::test_of_several_at_once_one_works_and_the_others_say_that_they_may_not",
         ),
         "death at every step": (
+            f"{KILL}::test_a_kill_at_a_point_of_every_kind",
+            f"{KILL}::test_a_kill_and_another_one_in_the_recovery",
+            f"{FIRST}::test_kills_in_the_first_pass_and_in_the_last",
+            "kernel/killed/test_points.py"
+            "::test_first_passes_changes_and_teardowns_change_nothing_outside_of_the_points",
             f"{STATE}::test_an_update_that_is_killed_anywhere_converges",
             f"{PROPERTIES}::test_a_crash_at_any_point_leaves_nothing_behind_after_the_next_passes",
             f"{GROWTH}::test_a_rebuild_that_dies_anywhere_converges",
         ),
-        "disks that are full or refuse": (
+        "disks that are full, refuse or became read-only": (
+            f"{ERRNO}::test_a_failure_of_every_kind_of_call",
+            f"{FIRST}::test_failures_in_the_first_pass_and_in_the_last",
             f"{STATE}::test_a_full_disk_is_an_error_and_touches_nothing",
             f"{STATE}::test_a_disk_that_fills_up_in_the_middle_leaves_one_of_both_states",
             f"{TRANSPORT}::test_a_full_disk_is_said_and_leaves_nothing",
@@ -424,6 +456,7 @@ TABLE: dict[int, dict[str, Row]] = {
             f"{GROWTH}::test_a_rebuild_that_fails_anywhere_leaves_the_repository_as_it_was",
         ),
         "limits on descriptors": (
+            f"{ERRNO}::test_a_process_that_may_open_only_a_few_descriptors",
             "sim/test_attacks.py::test_an_agent_that_cannot_watch_interfaces_goes_on_by_the_clock",
             f"{PROPERTIES}::test_a_failure_at_any_point_undoes_the_pass_or_keeps_it_and_the_next_converges",
         ),
@@ -436,6 +469,8 @@ TABLE: dict[int, dict[str, Row]] = {
             f"{TRANSPORT}::test_what_the_server_says_is_redacted_and_cleaned",
             f"{FIRE}::test_a_token_that_rotates_is_read_again_at_each_poll",
             "e2e/test_story_source.py::test_https_with_a_private_authority_and_a_token",
+            "e2e/test_story_source.py::test_credentials_rotate_while_the_agent_runs_and_stand_nowhere",
+            "e2e/test_story_review.py::test_a_record_holds_nothing_secret_and_an_older_reconciler_refuses_it",
             "unit/test_source_reasons.py::test_secrets_control_characters_and_the_servers_words_are_not_repeated",
         ),
         "escapes, links and directions in tables, metrics, logs and records": (

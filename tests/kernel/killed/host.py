@@ -14,7 +14,7 @@ import functools
 import secrets
 import shutil
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -430,7 +430,7 @@ class Host:
         assert report.seen.rubbish == ()
         assert report.seen.expedited == "0"
         if like is not None:
-            assert report.seen == like
+            assert report.seen == like, _difference(report.seen, like)
         assert self.freed(report.seen.objects), (self.marked(), report.seen.objects)
 
     def freed(self, expected: int) -> bool:
@@ -450,6 +450,11 @@ class Host:
             for index in range(3):
                 support.run("tc", "-n", name, "qdisc", "del", "dev", f"x{index}", "clsact", check=False)
         shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def _difference(seen: Seen, like: Seen) -> str:
+    pairs = [(each.name, getattr(seen, each.name), getattr(like, each.name)) for each in fields(seen) if each.compare]
+    return "; ".join(f"{name}: got {got}, expected {expected}" for name, got, expected in pairs if got != expected)
 
 
 def _files(chains: list[Document]) -> dict[str, bytes | tuple[str, str]]:

@@ -75,7 +75,12 @@ class Life:
         failed = forked(lambda: failing(self.host), Fail(number, error)).value
         assert failed.reason in documented_reasons().keys() - {"InternalError"}, failed
         assert failed.hooks in (None, {}, self.seen.hooks), failed
-        self._begun(forked(self.host.settle).value, self.seen)
+        report = forked(self.host.settle).value
+        try:
+            self._begun(report, self.seen)
+        except AssertionError as failure:
+            message = f"after {self.first_points[number]} ({number}): {failed}, then {report.status.reason}: {failure}"
+            raise AssertionError(message) from failure
         forked(self._torn_down)
         self._ended()
         reason: str = failed.reason
