@@ -20,7 +20,7 @@ from reconciler.status import clean
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from reconciler.review._values import ChainChange, Cohort, Finding, Review
+    from reconciler.review._values import ChainChange, Cohort, Finding, Line, Review
 
 MAX_MARKDOWN: Final = 60_000
 """Characters of a comment, also counted as UTF-16 units; GitHub takes 65,536."""
@@ -30,6 +30,11 @@ MAX_TEXT: Final = 500
 """Characters of one text from outside."""
 MAX_NODES: Final = 40
 """Members in one picture."""
+
+MAX_SETTINGS: Final = 3
+"""Settings that differ, of one member in a picture."""
+_IN_LABEL: Final = frozenset({"member", "name", "package", "signer"})
+"""What is said of a member by its name and version, or not by a picture."""
 
 _FIRST: Final = (Family.WEAKER, Family.BLOCKED)
 """Told before everything else, and not folded."""
@@ -142,7 +147,7 @@ def _chain(chain: ChainChange) -> str:
     lines = "".join(f"- {code(line_words(line))}\n" for line in chain.lines[:MAX_LINES])
     if len(chain.lines) > MAX_LINES:
         lines += f"- and {len(chain.lines) - MAX_LINES} more lines\n"
-    picture = _picture(chain) if chain.before != chain.after else ""
+    picture = _picture(chain)
     title = f"{chain.change} {code_html(chain.name)}"
     return (
         f"<details><summary>Chain {title}</summary>\n\n{code(chain.hook)} in {code(chain.file)}\n\n{lines}\n"
@@ -159,20 +164,41 @@ def _plain(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9 ._/:,()+-]|(?<=:)/", "_", clean(text, 120))
 
 
+def _node_text(text: str) -> str:
+    """Text from outside inside of a quoted label: no more than in HTML, and globs; brackets as Mermaid spells them."""
+    safe = re.sub(r"[^A-Za-z0-9 ._/:,()+*?\[\]-]|(?<=:)/", "_", clean(text, 200))
+    return safe.replace("[", "#91;").replace("]", "#93;")
+
+
 def _picture(chain: ChainChange) -> str:
+    """The chain before and after: its hook, then its members with the settings that differ; "" if all is alike."""
+    moved = next((line for line in chain.lines if line.what == "hook"), None)
+    old_hook, new_hook = (chain.hook, chain.hook) if moved is None else (moved.before or "", moved.after or "")
+    before = _nodes(old_hook, chain.before, {line: line.before for line in chain.lines})
+    after = _nodes(new_hook, chain.after, {line: line.after for line in chain.lines})
+    if before == after:
+        return ""
     lines = ["```mermaid", "flowchart LR"]
-    for side, members in (("before", chain.before), ("after", chain.after)):
-        lines.append(f"  subgraph {side}")
-        lines.append("    direction LR")
-        lines += list(_nodes(side[0], members))
-        lines.append("  end")
+    for side, nodes in (("before", before), ("after", after)):
+        named = [f'{side[0]}{index}["{_node_text(node)}"]' for index, node in enumerate(nodes)]
+        lines += [f"  subgraph {side}", "    direction LR", f"    {' --> '.join(named)}", "  end"]
     return "\n".join([*lines, "```", ""])
 
 
-def _nodes(prefix: str, members: tuple[str, ...]) -> Iterator[str]:
-    shown = [*members[:MAX_NODES], *([f"and {len(members) - MAX_NODES} more"] if len(members) > MAX_NODES else [])]
-    names = [f'{prefix}{index}["{_plain(member)}"]' for index, member in enumerate(shown)] or [f'{prefix}0["nothing"]']
-    yield f"    {' --> '.join(names)}"
+def _nodes(hook: str, members: tuple[str, ...], values: dict[Line, str | None]) -> list[str]:
+    if not members:
+        return ["nothing"]
+    settings: dict[str, list[str]] = {}
+    for line, value in values.items():
+        if line.member and line.what not in _IN_LABEL:
+            settings.setdefault(line.member, []).append(f"{line.what} {'not set' if value is None else value[:40]}")
+    shown = [_label(member, settings) for member in members[:MAX_NODES]]
+    return [hook, *shown, *([f"and {len(members) - MAX_NODES} more"] if len(members) > MAX_NODES else [])]
+
+
+def _label(member: str, settings: dict[str, list[str]]) -> str:
+    differs = settings.get(member.split(" ", 1)[0], [])
+    return f"{member}{': ' if differs else ''}{few(differs, MAX_SETTINGS)}"
 
 
 def _cohorts(cohorts: list[Cohort]) -> Iterator[str]:

@@ -58,6 +58,37 @@ def test_cohorts_beyond_those_that_are_shown_are_counted() -> None:
     assert "… and 3 more; -o json has all of them" in shown
 
 
+def test_a_picture_shows_hook_members_and_the_settings_that_differ() -> None:
+    """Not what is said of a member by its version, and nothing where both sides would be alike."""
+    one, two = "limit (ratelimit-1.0.0)", "limit (ratelimit-1.1.0)"
+    chain = ChainChange(
+        name="edge",
+        change="changed",
+        file="chains/edge.yaml",
+        hook="xdp on eth[0-9]",
+        before=(one,),
+        after=(two, "wall (firewall-1.0.0)"),
+        lines=(
+            Line(what="hook", before="xdp on eth*", after="xdp on eth[0-9]"),
+            Line(what="package", before="a", after="b", member="limit"),
+            Line(what="signer", before="a", after="a", member="limit"),
+            *(Line(what=f"p{number}", before=None, after=str(number), member="limit") for number in range(5)),
+        ),
+    )
+
+    def picture(chain: ChainChange) -> str:
+        comment = review.render_markdown(replace(REVIEW, chains=(chain,)))
+        return "\n".join(line for line in comment.splitlines() if '["' in line)
+
+    assert picture(chain).splitlines() == [
+        f'    b0["xdp on eth*"] --> b1["{one}: p0 not set, p1 not set, p2 not set and 2 more"]',
+        f'    a0["xdp on eth#91;0-9#93;"] --> a1["{two}: p0 0, p1 1, p2 2 and 2 more"] --> a2["wall (firewall-1.0.0)"]',
+    ]
+    assert picture(replace(chain, before=())).splitlines()[0] == '    b0["nothing"]'
+    alike = (Line(what="priority", before="1", after="2"), Line(what="signer", before="a", after="b", member="limit"))
+    assert picture(replace(chain, before=(one,), after=(one,), lines=alike)) == ""
+
+
 @pytest.mark.parametrize(
     ("kind", "words"),
     [

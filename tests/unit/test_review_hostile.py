@@ -187,7 +187,7 @@ def check_markdown(comment: str) -> None:
     for picture in pictures:
         allowed = (
             r"flowchart LR|  subgraph (before|after)|    direction LR|  end|"
-            r'    ([ab]\d+\["[A-Za-z0-9 ._/:,()+-]*"\]( --> )?)+'
+            r'    ([ab]\d+\["([A-Za-z0-9 ._/:,()+*?-]|#9[13];)*"\]( --> )?)+'
         )
         assert all(re.fullmatch(allowed, line) for line in picture.splitlines()), picture
         assert "://" not in picture
