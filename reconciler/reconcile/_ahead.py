@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reconciler import trust
-from reconciler.config import KeyRule, read_protected
+from reconciler.config import HttpsRepository, KeyRule, read_protected
 from reconciler.errors import ConfigError, ExitCode, StateError
 from reconciler.status import Expiry, Finding, clean
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from reconciler.config import Auth, Config
+    from reconciler.config import Config
     from reconciler.reconcile._parts import Parts
 
 
@@ -45,7 +45,7 @@ def look_ahead(parts: Parts) -> Ahead:
     span = timedelta(seconds=limits.expires_within)
     if parts.memo.ends is None:
         parts.memo.ends = tuple(trust_ends(parts.config))
-    ends = sorted(end for end in (*parts.memo.ends, *_certificates(parts.config.source.auth)) if end[0] > now - span)
+    ends = sorted(end for end in (*parts.memo.ends, *_certificates(parts.config)) if end[0] > now - span)
     found = [_ending(at, what, over=at <= now) for at, what in ends if at <= now + span]
     free = None
     with suppress(StateError):
@@ -81,9 +81,12 @@ def trust_ends(config: Config) -> Iterator[tuple[datetime, str]]:
         yield end, f"allowed signer {clean(principals, 60)}"
 
 
-def _certificates(auth: Auth) -> Iterator[tuple[datetime, str]]:
+def _certificates(config: Config) -> Iterator[tuple[datetime, str]]:
     """Read at each pass, because they rotate; one that cannot be read is told by the next contact."""
-    for path, what in ((auth.client_cert_file, "client certificate"), (auth.ca_file, "CA certificate")):
+    auth = config.source.auth
+    files = [(auth.client_cert_file, "client certificate"), (auth.ca_file, "CA certificate")]
+    files += [(each.ca_file, "CA certificate") for each in config.repositories if isinstance(each, HttpsRepository)]
+    for path, what in dict.fromkeys(files):
         if path is not None:
             with suppress(ConfigError):
                 yield trust.certificate_end(read_protected(Path(path), secret=False)), f"{what} {path}"

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -15,7 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from reconciler.cli._agent import Reporter
-from reconciler.config import Auth, CommitTrust, KeyRule, Trust, Warn
+from reconciler.config import Auth, CommitTrust, FolderRepository, HttpsRepository, KeyRule, Trust, Warn
 from reconciler.reconcile._ahead import look_ahead
 from reconciler.sensor import ServiceManager
 from reconciler.status import metrics, render, render_metrics
@@ -110,6 +111,36 @@ def test_certificates_are_read_again_in_each_pass(edge: Host, now: datetime, tmp
             (tmp_path / "client.pem").write_bytes(content)
         ahead = look_ahead(edge.parts())
         assert (ahead.warnings, ahead.expiry is not None) == ((), True)
+
+
+def test_the_authority_of_a_package_repository_is_told_once(edge: Host, now: datetime, tmp_path: Path) -> None:
+    shared = certificate(tmp_path / "shared.pem", now + timedelta(days=5))
+    other = certificate(tmp_path / "other.pem", now + timedelta(days=4))
+    names = {"a": shared, "b": other, "c": None}
+    edge.set_source(auth=Auth(ca_file=shared))
+    edge.configure(
+        repositories=(
+            *(HttpsRepository(name=name, url="https://x", ca_file=path) for name, path in names.items()),
+            FolderRepository(name="d", path="/srv"),
+        )
+    )
+    assert [each.message.split(" ends")[0] for each in look_ahead(edge.parts()).warnings] == [
+        f"CA certificate {other}",
+        f"CA certificate {shared}",
+    ]
+
+
+def test_a_trust_root_that_ends_is_told(edge: Host, now: datetime) -> None:
+    def root(days: int) -> bytes:
+        end = (now + timedelta(days=days)).isoformat()
+        return json.dumps({"tlogs": [{"publicKey": {"validFor": {"end": end}}}]}).encode()
+
+    roots = {"corp": root(29), "next": root(300), "old": root(-3), "endless": b"{}", "junk": b"["}
+    edge.configure(trust=Trust(roots=roots))
+    assert [(each.reason, each.message.split(" end")[0]) for each in look_ahead(edge.parts()).warnings] == [
+        ("Expired", "trust root old"),
+        ("ExpiresSoon", "trust root corp"),
+    ]
 
 
 @pytest.mark.parametrize(("free", "reasons"), [(49, ["DiskNearlyFull"]), (50, [])])

@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 import shutil
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -76,8 +77,8 @@ class Life:
         assert failed.reason in documented_reasons().keys() - {"InternalError"}, failed
         assert failed.hooks in (None, {}, self.seen.hooks), failed
         report = forked(self.host.settle).value
-        try:
-            self._begun(report, self.seen)
+        try:  # but for the names of files: a history whose only record could not be written is not there
+            self._begun(replace(report, seen=replace(report.seen, files=())), replace(self.seen, files=()))
         except AssertionError as failure:
             message = f"after {self.first_points[number]} ({number}): {failed}, then {report.status.reason}: {failure}"
             raise AssertionError(message) from failure
