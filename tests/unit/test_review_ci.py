@@ -77,6 +77,27 @@ def test_hooks_call_the_command_as_it_is(folder: str) -> None:
         assert hook["pass_filenames"] is False
 
 
+def test_hooks_stop_what_hosts_refuse_and_show_what_gets_weaker(policy: Path) -> None:
+    hooks = {
+        hook["id"]: hook
+        for hook in yaml.safe_load((policy / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    }
+
+    def run(name: str) -> subprocess.CompletedProcess[str]:
+        entry = shlex.split(hooks[name]["entry"])
+        return subprocess.run([COMMAND, *entry[1:]], cwd=policy, check=False, capture_output=True, text=True)
+
+    chain = policy / "chains" / "demo.yaml"
+    text = chain.read_text()
+    chain.write_text(text.replace("rate: 10", "rate: 500"))
+    assert run("reconciler-validate").returncode == 0
+    shown = run("reconciler-review")
+    assert (shown.returncode, hooks["reconciler-review"]["verbose"]) == (0, True)
+    assert "RV019 high" in shown.stdout
+    chain.write_text(text.replace("rate: 10", "rate: many"))
+    assert run("reconciler-validate").returncode == 1
+
+
 def test_files_that_init_writes_are_those_that_ship(tmp_path: Path) -> None:
     assert reconciler("init", tmp_path / "policy").code == 0
     shipped = {path.relative_to(CI).as_posix() for path in CI.rglob("*") if path.is_file()}

@@ -5,12 +5,17 @@ from __future__ import annotations
 
 import re
 import subprocess
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
+from reconciler import review
+from reconciler.model import Acknowledgement
+from reconciler.review import Finding
 from tests.command import reconciler
 from tests.manifests import text
+from tests.unit.test_review_host import REVIEW
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -99,6 +104,30 @@ def test_a_folder_that_is_no_repository_is_not_the_one_from_which_it_was_named(h
     (here / "policy" / "sub").mkdir()
     (here / "link").symlink_to(here / "policy" / "sub")
     assert reconciler("review", "HEAD", "--worktree", "--repository", "../link").code == 0
+
+
+ACCEPTED = Acknowledgement(finding="RV010", why="w", until="2026-12-31")
+WORST = {
+    "high": Finding(id="RV010", message="m"),
+    "medium": Finding(id="RV008", message="m"),
+    "low": Finding(id="RV031", message="m"),
+    "info": Finding(id="RV054", message="m"),
+    "acknowledged": Finding(id="RV010", message="m", acknowledged=ACCEPTED),
+    "nothing": None,
+}
+SEVERITIES = ["high", "medium", "low", "info"]
+
+
+@pytest.mark.parametrize("limit", [None, *SEVERITIES])
+@pytest.mark.parametrize("worst", WORST)
+def test_only_a_severity_that_is_asked_for_fails(worst: str, limit: str | None, tmp_path: Path) -> None:
+    """2 for a finding that counts and is at least so severe, otherwise 0, whatever the review says."""
+    finding = WORST[worst]
+    file = tmp_path / "review.json"
+    file.write_text(review.to_json(replace(REVIEW, findings=() if finding is None else (finding,))))
+    ran = reconciler("review", "--from", file, *(() if limit is None else ("--fail-on", limit)))
+    fails = limit is not None and worst in SEVERITIES and SEVERITIES.index(worst) <= SEVERITIES.index(limit)
+    assert ran.code == (2 if fails else 0)
 
 
 @pytest.mark.usefixtures("here")
