@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self
 import pytest
 
 from reconciler.errors import DrainError
-from reconciler.kernel import Scope, _bpf, _grace
+from reconciler.kernel import Scope, _bpf, _grace, _libbpf, trial
 from reconciler.kernel.linux import LinuxKernel
 from reconciler.model import AttachKind, HookKind, Support
 from tests.kernel import support
@@ -214,6 +214,31 @@ def test_each_way_of_draining_can_be_forced(pins: Path) -> None:
         assert kernel.drain() == "membarrier"
     with closing(kernel_with(pins, membarrier=Support.NO, map_in_map=Support.NO)) as kernel, pytest.raises(DrainError):
         kernel.drain()
+
+
+@pytest.mark.parametrize("way", ["membarrier", "map-in-map"])
+def test_a_drain_ends_after_the_packets_that_were_in_flight_when_it_began(way: str) -> None:
+    """Each way: one packet is on its way through a slow program, and must have left it when the drain returns."""
+    support.need(way != "membarrier" or _grace.membarrier_waits(), "membarrier does not wait here")
+    with _libbpf.Object(support.compile_program(support.PROGS / "slow.bpf.c"), "slow") as opened:
+        opened.choose("slow")
+        program = opened.load()
+        seen = opened.map_fd("seen")
+
+        def times(which: int) -> int:
+            return int.from_bytes(_bpf.map_lookup(seen, which.to_bytes(4, "little"), 8), "little")
+
+        for number in range(2):
+            packet = threading.Thread(target=trial.run, args=(program, bytes(64)))
+            packet.start()
+            try:
+                assert support.eventually(partial(lambda before: times(0) > before, number))
+                in_flight = times(1) == number
+                assert _grace.drain((way,)) == way
+                assert times(1) == number + 1
+            finally:
+                packet.join()
+            assert in_flight, "the packet had left before the drain began, so this proves nothing"
 
 
 def test_membarrier_is_only_used_where_it_waits(monkeypatch: pytest.MonkeyPatch) -> None:
