@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 MAX_MARKDOWN: Final = 60_000
 """Characters of a comment, also counted as UTF-16 units; GitHub takes 65,536."""
+WHERE: Final = "review.json among the artifacts of this run, or ask `reconciler review -o json`"
+"""Where everything is, in the words of deploy/ci."""
+MAX_HOOKS: Final = 20
+"""Hooks of a group that are shown."""
 _RESERVE: Final = 2_000
 """Kept for what is said about the rest."""
 MAX_TEXT: Final = 500
@@ -43,7 +47,7 @@ MARKER: Final = "<!-- reconciler-review -->"
 """By which a workflow finds its own comment again."""
 
 
-def render_markdown(review: Review, *, where: str = "the JSON file of this run") -> str:
+def render_markdown(review: Review, *, where: str = WHERE) -> str:
     """At most `MAX_MARKDOWN` characters.
 
     Args:
@@ -146,7 +150,7 @@ def _finding(finding: Finding) -> str:
 def _chain(chain: ChainChange) -> str:
     lines = "".join(f"- {code(line_words(line))}\n" for line in chain.lines[:MAX_LINES])
     if len(chain.lines) > MAX_LINES:
-        lines += f"- and {len(chain.lines) - MAX_LINES} more lines\n"
+        lines += f"- and {len(chain.lines) - MAX_LINES} more lines, in review.json\n"
     picture = _picture(chain)
     title = f"{chain.change} {code_html(chain.name)}"
     return (
@@ -206,6 +210,7 @@ def _cohorts(cohorts: list[Cohort]) -> Iterator[str]:
         count = "" if cohort.count is None else f", {cohort.count} host{'' if cohort.count == 1 else 's'}"
         mode = "" if cohort.secure_mode is None else f", secure mode {code(cohort.secure_mode)}"
         digest = f"state {code(cohort.digest[:12])}" if cohort.digest else "state not known"
-        hooks = "".join(f"  - {code(hook_words(hook))}\n" for hook in cohort.hooks[:20])
-        more = f"  - and {len(cohort.hooks) - 20} more hooks\n" if len(cohort.hooks) > 20 else ""  # noqa: PLR2004
+        hooks = "".join(f"  - {code(hook_words(hook))}\n" for hook in cohort.hooks[:MAX_HOOKS])
+        left = len(cohort.hooks) - MAX_HOOKS
+        more = f"  - and {left} more hooks, in review.json\n" if left > 0 else ""
         yield f"- {code(cohort.name)}{count}{mode}: {digest}\n{hooks}{more}"

@@ -97,7 +97,7 @@ def _chain(chain: ChainChange) -> Iterator[str]:
         last = index == min(len(chain.lines), MAX_LINES) - 1 and len(chain.lines) <= MAX_LINES
         yield clean(f"  {'└' if last else '├'} {line_words(line)}", 500)
     if len(chain.lines) > MAX_LINES:
-        yield f"  └ … and {len(chain.lines) - MAX_LINES} more lines"
+        yield f"  └ … and {len(chain.lines) - MAX_LINES} more lines; -o json has all of them"
 
 
 def line_words(line: Line) -> str:
@@ -122,10 +122,12 @@ def _cohorts(review: Review) -> Iterator[str]:
     for number, row in enumerate(rows):
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         if number:
-            for hook in review.cohorts[number - 1].hooks[:MAX_LINES]:
-                yield clean(f"    {hook_words(hook)}", 500)
+            hooks = review.cohorts[number - 1].hooks
+            yield from (clean(f"    {hook_words(hook)}", 500) for hook in hooks[:MAX_LINES])
+            if len(hooks) > MAX_LINES:
+                yield f"    … and {len(hooks) - MAX_LINES} more hooks; -o json has all of them"
     if len(review.cohorts) > MAX_COHORTS:
-        yield f"… and {len(review.cohorts) - MAX_COHORTS} more; -o json has all of them"
+        yield f"… and {len(review.cohorts) - MAX_COHORTS} more groups; -o json has all of them"
 
 
 def _row(cohort: Cohort) -> tuple[str, ...]:

@@ -28,7 +28,7 @@ from reconciler.model import (
     Support,
 )
 from reconciler.plan import HostRecord
-from reconciler.review import _text
+from reconciler.review import HookChange, _markdown, _text
 from reconciler.review._coverage import coverage_of
 from reconciler.review._state import layouts
 from reconciler.review._values import ChainChange, Line
@@ -44,18 +44,29 @@ def test_lines_beyond_those_that_are_shown_are_counted() -> None:
     change = ChainChange(name="edge", change="changed", file="f", hook="xdp on eth0", lines=lines)
     made = replace(REVIEW, chains=(change,))
     shown = "\n".join(line for line, _ in review.render_text(made))
-    assert f"└ … and {1_000 - _text.MAX_LINES} more lines" in shown
+    assert f"└ … and {1_000 - _text.MAX_LINES} more lines; -o json has all of them" in shown
     assert "field 0 " in shown
     assert "field 999 " not in shown
     comment = review.render_markdown(made)
-    assert f"- and {1_000 - _text.MAX_LINES} more lines" in comment
+    assert f"- and {1_000 - _text.MAX_LINES} more lines, in review.json" in comment
+
+
+def test_hooks_of_a_group_beyond_those_that_are_shown_are_counted() -> None:
+    hooks = tuple(HookChange(hook=f"eth{number} xdp", before=(), after=("a/b",)) for number in range(100))
+    made = replace(REVIEW, cohorts=(replace(EDGE, hooks=hooks),))
+    shown = [line for line, _ in review.render_text(made)]
+    assert f"    … and {100 - _text.MAX_LINES} more hooks; -o json has all of them" in shown
+    assert sum(" xdp: " in line for line in shown) == _text.MAX_LINES
+    comment = review.render_markdown(made).splitlines()
+    assert f"  - and {100 - _markdown.MAX_HOOKS} more hooks, in review.json" in comment
+    assert sum(" xdp: " in line for line in comment) == _markdown.MAX_HOOKS
     assert len(comment) <= review.MAX_MARKDOWN
 
 
 def test_cohorts_beyond_those_that_are_shown_are_counted() -> None:
     cohorts = tuple(replace(EDGE, name=f"group-{number}") for number in range(_text.MAX_COHORTS + 3))
     shown = "\n".join(line for line, _ in review.render_text(replace(REVIEW, cohorts=cohorts)))
-    assert "… and 3 more; -o json has all of them" in shown
+    assert "… and 3 more groups; -o json has all of them" in shown
 
 
 def test_a_picture_shows_hook_members_and_the_settings_that_differ() -> None:
