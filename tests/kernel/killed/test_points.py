@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from functools import partial
     from pathlib import Path
 
+    from tests.kernel.killed.host import Side
+
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 CHANGING = frozenset(
     f"os.{name}" for name in ("rename", "remove", "rmdir", "mkdir", "link", "symlink", "truncate", "chmod")
@@ -127,3 +129,77 @@ def test_first_passes_changes_and_teardowns_change_nothing_outside_of_the_points
 
 def test_every_command_of_bpf_either_changes_something_or_is_known_to_read() -> None:
     assert set(Cmd) - _CHANGES == READING_COMMANDS
+
+
+# --- what is on the disk when -------------------------------------------------------------------------------
+
+
+@dataclass
+class OnDisk:
+    """A strike that strikes nothing, and looks at what a power cut right there would leave of the records.
+
+    Attributes:
+        wrong: what would be missing or torn.
+        journal: the journal as it was forced to the disk last.
+        pinned: pins that were made while one looked.
+    """
+
+    directory: Path
+    pins: Path
+    journal: str = ""
+    wrong: list[str] = field(default_factory=list)
+    pinned: list[str] = field(default_factory=list)
+    _dirty: set[str] = field(default_factory=set)
+    _renamed: str = ""
+
+    def __call__(self, tell: Callable[[object], None], name: str, call: partial[Any]) -> Any:
+        verb, _, what = name.partition(" ")
+        if self._renamed and name != "fsync state":
+            self.wrong.append(f"{name} before the folder of {self._renamed} is synced")
+        if verb == "rename" and what in self._dirty:
+            self.wrong.append(f"{what} is renamed before it is synced")
+        if name == "unlink journal" and "inventory.json" in self._dirty:
+            self.wrong.append("the journal is removed before the inventory is synced")
+        before = self._pins() if name == "bpf OBJ_PIN" else set()
+        result = call()
+        if name == "bpf OBJ_PIN":
+            self._look(self._pins() - before)
+        if verb in {"open", "write"}:
+            self._dirty.add(what)
+        elif verb == "fsync":
+            self._dirty.discard(what)
+            if what == "journal":
+                self.journal = (self.directory / "journal").read_text()
+        self._renamed = what if verb == "rename" and what.endswith(".json") else ""
+        return result
+
+    def _pins(self) -> set[str]:
+        return {str(path.relative_to(self.pins)) for path in self.pins.rglob("*") if not path.is_dir()}
+
+    def _look(self, made: set[str]) -> None:
+        self.pinned += made
+        self.wrong += [f"{pin} is pinned before the journal names it" for pin in made if f'"{pin}"' not in self.journal]
+
+
+def test_what_is_made_is_named_on_the_disk_before_and_records_are_whole(tmp_path: Path) -> None:
+    def watched() -> tuple[int, list[str]]:
+        looking = OnDisk(host.directory, host.pins)
+
+        def child() -> tuple[int, list[str]]:
+            assert host.one_pass().status.exit_code == 0
+            return len(looking.pinned), looking.wrong
+
+        found: tuple[int, list[str]] = forked(child, looking).value
+        return found
+
+    with support.pin_directory() as pins, Scene() as scene:
+        host = Host(tmp_path, scene, "tcx", pins)
+        try:
+            sides: tuple[Side, ...] = ("a", "b")
+            for side in sides:
+                host.push(side)
+                pinned, wrong = watched()
+                assert wrong == [], "\n".join(wrong)
+                assert pinned > SOME // 2
+        finally:
+            host.close()
