@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from reconciler.review._json import verdict
 from reconciler.review._rules import RULES, Family, Severity
-from reconciler.review._text import MAX_LINES, VERDICTS, headline, hook_words, line_words, notes
+from reconciler.review._text import MAX_LINES, headline, hook_words, line_words, notes, verdict_words
 from reconciler.review._words import few
 from reconciler.status import clean
 
@@ -56,7 +56,7 @@ def render_markdown(review: Review, *, where: str = WHERE) -> str:
     """
     writer = _Writer()
     writer.put(
-        f"{MARKER}\n## Review: {verdict(review)}\n\n**{VERDICTS[verdict(review)].capitalize()}.** {_tail(review)}\n\n"
+        f"{MARKER}\n## Review: {verdict(review)}\n\n**{verdict_words(review).capitalize()}.** {_tail(review)}\n\n"
     )
     writer.put("".join(f"{code_words(note)}  \n" for note in notes(review)) + "\n")
     weaker = [each for each in review.open if RULES[each.id].family in _FIRST]

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from reconciler.review._json import verdict
-from reconciler.review._rules import RULES, Severity
+from reconciler.review._rules import RULES, Family, Severity
 from reconciler.review._words import few
 from reconciler.status import clean
 
@@ -29,6 +29,8 @@ VERDICTS: Final = {
     "unchanged": "nothing changes on any host",
 }
 """The verdict in words."""
+NO_MERGE: Final = "this change does not merge, so what hosts would get is not known"
+ACCEPTED: Final = "this change lets more through, and all of it is acknowledged"
 
 SIGNS: Final = {"added": "+", "removed": "-", "moved": "»", "changed": "~"}
 CHANGE_SIGNS: Final = {"add": "+", "remove": "-", "replace": "~", "keep": " "}
@@ -66,7 +68,19 @@ def headline(review: Review) -> str:
     silent = len(review.findings) - len(review.open)
     counts += [f"{silent} acknowledged"] if silent else []
     told = f" ({', '.join(counts)})" if counts else ""
-    return f"{verdict(review)}: {VERDICTS[verdict(review)]}{told}"
+    return f"{verdict(review)}: {verdict_words(review)}{told}"
+
+
+def verdict_words(review: Review) -> str:
+    """The verdict in words: what hosts do with the change, and that it lets more through wherever it does."""
+    word = verdict(review)
+    rules = {RULES[finding.id] for finding in review.open}
+    weaker = any(rule.family is Family.WEAKER for rule in rules)
+    if word == "blocked":
+        conflict = all(rule.id == "RV006" for rule in rules if rule.family is Family.BLOCKED)
+        return f"{NO_MERGE if conflict else VERDICTS[word]}{', and it lets more through' if weaker else ''}"
+    accepted = any(RULES[each.id].family is Family.WEAKER for each in review.findings if each.acknowledged is not None)
+    return ACCEPTED if accepted and not weaker else VERDICTS[word]
 
 
 def notes(review: Review) -> Iterator[str]:

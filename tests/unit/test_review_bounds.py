@@ -12,6 +12,7 @@ from reconciler import review
 from reconciler.config import Guardrail, SecureConfig, SecureMode, shipped_tolerations
 from reconciler.errors import InputError
 from reconciler.model import (
+    Acknowledgement,
     AttachKind,
     Attachment,
     Features,
@@ -28,7 +29,7 @@ from reconciler.model import (
     Support,
 )
 from reconciler.plan import HostRecord
-from reconciler.review import HookChange, _markdown, _text
+from reconciler.review import Finding, HookChange, _markdown, _text
 from reconciler.review._coverage import coverage_of
 from reconciler.review._state import layouts
 from reconciler.review._values import ChainChange, Line
@@ -98,6 +99,30 @@ def test_a_picture_shows_hook_members_and_the_settings_that_differ() -> None:
     assert picture(replace(chain, before=())).splitlines()[0] == '    b0["nothing"]'
     alike = (Line(what="priority", before="1", after="2"), Line(what="signer", before="a", after="b", member="limit"))
     assert picture(replace(chain, before=(one,), after=(one,), lines=alike)) == ""
+
+
+LIMIT, GONE, CONFLICT = (Finding(id=each, message="m") for each in ("RV019", "RV002", "RV006"))
+ACCEPTED = replace(LIMIT, acknowledged=Acknowledgement(finding="RV019", why="w", until="2026-12-31"))
+
+
+@pytest.mark.parametrize(
+    ("findings", "words"),
+    [
+        ((), "unchanged: nothing changes on any host"),
+        ((LIMIT,), "weaker: this change lets more through (1 high)"),
+        ((ACCEPTED,), "changed: this change lets more through, and all of it is acknowledged (1 acknowledged)"),
+        ((LIMIT, ACCEPTED), "weaker: this change lets more through (1 high, 1 acknowledged)"),
+        ((GONE,), "blocked: hosts would refuse this change (1 high)"),
+        ((LIMIT, GONE), "blocked: hosts would refuse this change, and it lets more through (2 high)"),
+        ((CONFLICT,), "blocked: this change does not merge, so what hosts would get is not known (1 high)"),
+        ((CONFLICT, GONE), "blocked: hosts would refuse this change (2 high)"),
+    ],
+)
+def test_the_first_line_says_whatever_lets_more_through(findings: tuple[Finding, ...], words: str) -> None:
+    made = replace(REVIEW, findings=findings, cohorts=())
+    assert review.render_text(made)[0][0] == words
+    sentence = words.partition(": ")[2].partition(" (")[0]
+    assert f"**{sentence.capitalize()}.**" in review.render_markdown(made)
 
 
 @pytest.mark.parametrize(
