@@ -191,8 +191,6 @@ AFTER: dict[Any, Callable[[], None]] = {covered: unmount, read_only: lambda: rem
 """How what somebody did ends again, where it does."""
 IN_THE_MIDDLE = (emptied, mounted_anew, unmounted, covered, read_only)
 ROLLED_BACK = 6
-SAMPLE = 3
-"""Points for each of them in `make test`."""
 
 
 def struck(host: Host, number: int, deed: Any) -> tuple[str, int]:
@@ -220,17 +218,22 @@ def beside_files(report: Report) -> Report:
     return replace(report, seen=replace(report.seen, files=()))
 
 
-def in_the_middle(host: Host, deed: Any, every: Callable[[int], Iterable[int]]) -> dict[str, int]:
-    """A change that is struck at each of these of its points; the next pass converges. How they ended."""
+def in_the_middle(host: Host, strikes: Callable[[int], Iterable[tuple[Any, int]]]) -> dict[str, int]:
+    """Changes, each struck at one of its points; the next pass converges. How they ended.
+
+    Args:
+        host: fresh.
+        strikes: given how many points there are: what is done, and before which point.
+    """
     reasons: dict[str, int] = {}
     host.settle()
     host.push("b")
-    _, points = struck(host, 0, deed)
+    _, points = struck(host, 0, None)
     wanted: dict[Side, Seen] = {"b": beside_files(host.settle()).seen}
     host.push("a")
     wanted["a"] = beside_files(host.settle()).seen
     sides: Iterator[Side] = itertools.cycle(("b", "a"))
-    for number, side in zip(every(points), sides, strict=False):
+    for (deed, number), side in zip(strikes(points), sides, strict=False):
         host.push(side)
         reason, _ = struck(host, number, deed)
         assert reason in documented_reasons().keys() - {"InternalError"}, (number, reason)
@@ -251,11 +254,16 @@ def in_the_middle(host: Host, deed: Any, every: Callable[[int], Iterable[int]]) 
     return reasons
 
 
-@pytest.mark.parametrize("deed", IN_THE_MIDDLE)
+def some(points: int) -> Iterator[tuple[Any, int]]:
+    """Each of them at two points, all of which are spread over the pass."""
+    count = 2 * len(IN_THE_MIDDLE)
+    for index in range(count):
+        yield IN_THE_MIDDLE[index % len(IN_THE_MIDDLE)], points * (2 * index + 1) // (2 * count)
+
+
 @pytest.mark.parametrize("host", ["tcx"], indirect=True)
-def test_what_happens_to_bpffs_in_the_middle_of_a_pass_is_mended_by_the_next(host: Host, deed: Any) -> None:
-    some: Callable[[int], Iterable[int]] = lambda points: range(points // 4, points, points // 4)[:SAMPLE]  # noqa: E731
-    say(f"{deed.__name__}: {in_private(lambda: in_the_middle(host, deed, some))}")
+def test_what_happens_to_bpffs_in_the_middle_of_a_pass_is_mended_by_the_next(host: Host) -> None:
+    say(f"bpffs in the middle of a pass: {in_private(lambda: in_the_middle(host, some))}")
 
 
 @pytest.mark.torture
@@ -264,6 +272,6 @@ def test_what_happens_to_bpffs_in_the_middle_of_a_pass_is_mended_by_the_next(hos
 def test_what_happens_to_bpffs_at_every_point_is_mended_by_the_next(host: Host, deed: Any) -> None:
     def story() -> dict[str, int]:
         signal.alarm(3600)
-        return in_the_middle(host, deed, lambda points: range(1, points + 1))
+        return in_the_middle(host, lambda points: ((deed, number) for number in range(1, points + 1)))
 
     say(f"{host.way}, {deed.__name__}: {in_private(story)}")
