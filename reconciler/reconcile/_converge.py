@@ -212,7 +212,7 @@ class Convergence:
         self.ledger.emit("rolled-back", commit=wanted.commit, reason=failed.reason, message=message)
         self.ledger.history("rolled-back", commit=wanted.commit, reason=failed.reason, message=clean(message, 500))
         error = failure_error(replace(failed, message=message))
-        if failed.step.step == "check-health":
+        if failed.step.step == "check-health" and error.disposition is not Disposition.RETRY:  # no lost race
             error = RolledBackError(f"commit {wanted.commit[:12]} was taken back: {message}")
         if made.changed and error.disposition is Disposition.STALLED:
             self.ledger.quarantine(wanted, failed.message)

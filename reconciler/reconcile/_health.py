@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from reconciler._connect import connect
-from reconciler.errors import HealthError
+from reconciler.errors import HealthError, StaleError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,6 +43,7 @@ class KernelHealth:
 
         Raises:
             HealthError: names what does not hold.
+            StaleError: somebody else changed a hook after the switch.
         """
         self._links(step, inventory)
         if step.source:
@@ -58,9 +60,11 @@ class KernelHealth:
         judged = [each for each in inventory.attachments if step.generations.get(each.point.key) == each.generation]
         first = {loaded.name: loaded.programs[0].identity for loaded in inventory.generations if loaded.programs}
         for owned in self.kernel.not_alive(judged, first):
-            raise HealthError(
-                f"{owned.point}: expected program {first[owned.generation].id} of {owned.generation}, "
-                "got something else"
+            # Nothing that a commit says can do this: somebody else did, and the same commit may be tried again.
+            raise StaleError(
+                f"check {owned.point}",
+                errno.ESTALE,
+                f"expected program {first[owned.generation].id} of {owned.generation}, got something else",
             )
 
     def _source(self) -> None:

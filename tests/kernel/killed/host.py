@@ -188,7 +188,6 @@ class Host:
     def __init__(self, folder: Path, scene: Scene, way: Literal["tcx", "clsact"], pins: Path) -> None:
         self.folder, self.scene, self.way, self.pins = folder, scene, way, pins
         self.clock = Clock()
-        self.release = "test"
         self.mark = f"k{secrets.token_hex(2)}"
         self.origin = Origin(folder / "repos" / "policy.git")
         self._trees = {side: self.origin.repository.tree(_files(self.chains(side))) for side in ("a", "b")}
@@ -294,7 +293,7 @@ class Host:
                 source=source,
                 packages=ConfiguredPackages(config=self.config, cache=packages.Cache(store)),
                 clock=self.clock,
-                kernel_release=self.release,
+                kernel_release="test",
                 emit=self._emit,
             )
 
@@ -422,9 +421,9 @@ class Host:
         self.push(side)
         return forked(lambda: self.one_pass().status, strike)
 
-    def at_rest(self, report: Report, like: Seen | None = None, *, exit_code: int = 0) -> None:
+    def at_rest(self, report: Report, like: Seen | None = None) -> None:
         """Nothing is left to do, nothing is left over, everything is there."""
-        assert report.status.exit_code == exit_code, report.status
+        assert report.status.exit_code == 0, report.status
         assert report.again == 0, report.status
         assert report.seen.unknown == ()
         assert report.seen.rubbish == ()
