@@ -284,6 +284,28 @@ def test_texts_of_manifests_stay_texts_wherever_they_are_shown(repository: Repos
     assert {"RV001", "RV055"} <= said.ids
 
 
+def test_texts_of_a_group_that_changes_stay_texts(repository: Repository) -> None:
+    """Names of interfaces may hold almost anything, and identities all of it."""
+
+    def group(**spec: Any) -> dict[str | bytes, Any]:
+        head = {"apiVersion": "reconciler/v1alpha1", "kind": "HostGroup", "metadata": {"name": "edge"}}
+        return {"hosts/edge.yaml": text({**head, "spec": {"labels": {"role": "edge"}, **spec}})}
+
+    nasty = ["`<b>`@every", "<script>@every", "![a](b)|]]"]
+    words = "".join(each for each in INJECTION if each.isprintable())
+    signer = {"name": "ci", "packages": ["*"], "identity": words, "issuer": words}
+    changed = {"secureMode": "enforce", "policy": {"signers": [signer], "tolerations": ["cilium"]}}
+    more = edge(hook={"type": "xdp", "interfaces": ["*"]})
+    said = reviewed(
+        repository,
+        tree(more) | group(interfaces=[{"names": ["eth0", *nasty]}], **changed),
+        tree(edge()) | group(interfaces=[{"names": ["eth0"]}], secureMode="audit"),
+    )
+    assert {"RV039", "RV053"} <= said.ids
+    assert "secureMode audit → enforce; policy.signers not said → said; " in said.message("RV053")
+    assert nasty[0] in said.message("RV053")  # told as it is, and escaped only where it is shown
+
+
 def test_a_reason_and_a_parameter_that_are_accepted_stay_texts(repository: Repository) -> None:
     words = "".join(each for each in INJECTION if each.isprintable())
     said = reviewed(

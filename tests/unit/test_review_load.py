@@ -49,6 +49,8 @@ GOOD = Review(
             names=("h",),
             digest="d" * 64,
             before=None,
+            secure_mode="audit",
+            tolerations=("cilium",),
             hooks=(HookChange(hook="eth0 xdp", before=(), after=("c/b",), changes=(("add", "c/b"),)),),
         ),
     ),
