@@ -322,7 +322,9 @@ def test_what_a_server_says_beside_a_pack_chooses_no_reason(https: HttpsServer, 
         head = source.resolve()
         with pytest.raises(SourceError) as caught:
             source.fetch(head)
-    assert (caught.value.reason, caught.value.disposition) == ("SourceUnavailable", Disposition.BACKOFF)
+    # What git itself says of the end depends on which of its processes sees it first.
+    assert caught.value.reason in {"SourceUnavailable", "NotARepository"}
+    assert caught.value.disposition is Disposition.BACKOFF
 
 
 LIES = {
