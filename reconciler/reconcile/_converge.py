@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from reconciler import apply, plan
 from reconciler.config import SecureMode, trust_digest
-from reconciler.errors import Disposition, GuardrailError, PlanError, RolledBackError
+from reconciler.errors import Disposition, GuardrailError, HealthError, PlanError, RolledBackError
 from reconciler.kernel import Scope
 from reconciler.model import CommitRecord, DriftKind, Inventory, Outcome, Plan, Snapshot
 from reconciler.reconcile._candidate import failure_error
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 MAX_RACES: Final = 2
 """Further looks at the kernel in one pass after a lost race; then the hook is contested, and the loop tries again."""
+
+UNHEALTHY: Final = frozenset({HealthError.reason, "SourceCutOff"})
+"""Reasons of checks that did not hold; whatever else ends a check says nothing about the commit."""
 
 
 class Convergence:
@@ -212,7 +215,7 @@ class Convergence:
         self.ledger.emit("rolled-back", commit=wanted.commit, reason=failed.reason, message=message)
         self.ledger.history("rolled-back", commit=wanted.commit, reason=failed.reason, message=clean(message, 500))
         error = failure_error(replace(failed, message=message))
-        if failed.step.step == "check-health" and error.disposition is not Disposition.RETRY:  # no lost race
+        if failed.reason in UNHEALTHY:  # and not one that could not be looked at
             error = RolledBackError(f"commit {wanted.commit[:12]} was taken back: {message}")
         if made.changed and error.disposition is Disposition.STALLED:
             self.ledger.quarantine(wanted, failed.message)

@@ -303,6 +303,19 @@ def test_a_link_that_somebody_takes_off_in_between_is_noticed(edge: Host) -> Non
     assert edge.applied != watermark
 
 
+def test_links_that_cannot_be_looked_at_after_a_switch_blame_no_commit(
+    edge: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise KernelError("open pin", 30, "Read-only file system")
+
+    edge.origin.commit(chain("edge", member(params={"rate": 5})))
+    with monkeypatch.context() as patch:
+        patch.setattr(edge.kernel, "not_alive", refuse)
+        assert edge.apply().status.reason == "KernelRefused"
+    assert edge.apply().status.reason == "Applied"
+
+
 # --- what the kernel refuses -------------------------------------------------------------------------------
 
 
