@@ -10,6 +10,8 @@ import tempfile
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -28,7 +30,7 @@ from tests.sim.world import World, desired, member, tc_chain, xdp_chain
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from reconciler.model import DesiredState, Outcome
+    from reconciler.model import DesiredState, HookPoint, Outcome
 
 ROOT = Path(__file__).parents[1]
 
@@ -66,7 +68,7 @@ def tc_state(netns: str) -> DesiredState:
 
 @dataclass
 class Machine:
-    """A host around the real kernel, with its state on disk; it watches one namespace."""
+    """A host around the real kernel, with its state on disk."""
 
     kernel: LinuxKernel
     state: State
@@ -88,14 +90,14 @@ class Machine:
 
 
 @contextlib.contextmanager
-def machine(netns: str, expedite: Literal["auto", "never"] = "auto") -> Iterator[Machine]:
-    """A machine with nothing of ours yet, and nothing left afterwards."""
+def machine(*namespaces: str, expedite: Literal["auto", "never"] = "auto") -> Iterator[Machine]:
+    """A machine that watches these namespaces, with nothing of ours yet, and nothing left afterwards."""
     with ExitStack() as stack:
         pins = stack.enter_context(support.pin_directory())
         kernel = stack.enter_context(contextlib.closing(LinuxKernel(pin_dir=pins / "rc", expedite=expedite)))
         folder = stack.enter_context(tempfile.TemporaryDirectory(dir=ROOT / "build"))
         state = stack.enter_context(contextlib.closing(open_state(Path(folder, "state"))))
-        secure = SecureConfig(mode=SecureMode.AUDIT, namespaces=(netns,))
+        secure = SecureConfig(mode=SecureMode.AUDIT, namespaces=namespaces)
         world = World(kernel=kernel, inventory=Inventory(boot_id=kernel.boot_id()), secure=secure)
         yield Machine(kernel, state, world)
 
@@ -109,7 +111,6 @@ class Bare:
     compare, verify afterwards, pin, write anything down, freeze, wait for packets in flight or undo.
     """
 
-    netns: str
     world: World
     state: DesiredState
     links: list[int] = field(default_factory=list)
@@ -117,13 +118,11 @@ class Bare:
     def __post_init__(self) -> None:
         steps = self.world.plan(self.state).steps
         self.generations = {step.generation.name: step.generation for step in steps if isinstance(step, Load)}
-        self.hooks = [(step.generation, step.point) for step in steps if isinstance(step, Attach)]
+        hooks = [(step.generation, step.point) for step in steps if isinstance(step, Attach)]
+        self.hooks = [(netns, list(group)) for netns, group in groupby(hooks, key=lambda hook: hook[1].netns)]
 
     def attach(self) -> float:
         """Seconds to load everything and make every link."""
-        return support.in_netns(self.netns, self._attach)
-
-    def _attach(self) -> float:
         start = time.perf_counter()
         with ExitStack() as objects:
             first = {}
@@ -133,13 +132,17 @@ class Bare:
                 ]
                 _load._join(members)
                 first[name] = members[0].program
-            for name, point in self.hooks:
-                if point.kind is HookKind.XDP:
-                    link = _bpf.link_create_xdp(first[name], point.ifindex, _bpf.XDP_FLAGS_DRV_MODE)
-                else:
-                    link = _bpf.link_create_tcx(first[name], point.ifindex, _hooks.TCX_TYPES[point.kind], None)
-                self.links.append(link)
+            for netns, hooks in self.hooks:
+                support.in_netns(netns, partial(self._link, first, hooks))
         return time.perf_counter() - start
+
+    def _link(self, first: dict[str, int], hooks: list[tuple[str, HookPoint]]) -> None:
+        for name, point in hooks:
+            if point.kind is HookKind.XDP:
+                link = _bpf.link_create_xdp(first[name], point.ifindex, _bpf.XDP_FLAGS_DRV_MODE)
+            else:
+                link = _bpf.link_create_tcx(first[name], point.ifindex, _hooks.TCX_TYPES[point.kind], None)
+            self.links.append(link)
 
     def detach(self) -> float:
         """Seconds to take every link away."""
