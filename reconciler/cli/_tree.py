@@ -1,16 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads a work tree as `source` reads a commit: the same files, names and limits."""
+"""Reads a work tree as `source` reads a commit: the same files, names and limits; and holds what was found in it."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from reconciler import manifest
 from reconciler.errors import Diagnostic, InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+
+@dataclass(slots=True)
+class Report:
+    """What was looked at, and what was found."""
+
+    findings: list[Diagnostic] = field(default_factory=list)
+    chains: int = 0
+    packages: int = 0
+    other: str = ""
+    """The one document that is neither, such as "configuration"."""
+    elsewhere: set[str] = field(default_factory=set)
+    """Packages of other repositories, which cannot be looked at here."""
+
+    def take(self, look: Callable[[], object]) -> None:
+        """Do `look`, and keep the findings that it raises."""
+        try:
+            look()
+        except InputError as error:
+            self.findings += error.diagnostics()
 
 
 def no_repository(root: Path) -> Diagnostic | None:

@@ -7,7 +7,7 @@ each package can honour what the chains ask of it. Who signed what is for `verif
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,12 +16,10 @@ import click
 from reconciler import _documents, manifest
 from reconciler._words import clean
 from reconciler.cli._output import say, say_json
-from reconciler.cli._tree import read_file
+from reconciler.cli._tree import Report, read_file
 from reconciler.errors import ConfigError, Diagnostic, ExitCode, InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from reconciler.cli._group import Context
 
 # Editors and hooks call this for one file, again and again: what a kind of file needs is imported for that kind.
@@ -29,26 +27,6 @@ if TYPE_CHECKING:
 ARCHIVE: Final = ".tar.gz"
 GZIP: Final = b"\x1f\x8b"
 """How every gzip file starts (RFC 1952), whatever its name; no YAML does."""
-
-
-@dataclass(slots=True)
-class Report:
-    """What was looked at, and what was found."""
-
-    findings: list[Diagnostic] = field(default_factory=list)
-    chains: int = 0
-    packages: int = 0
-    other: str = ""
-    """The one document that is neither, such as "configuration"."""
-    elsewhere: set[str] = field(default_factory=set)
-    """Packages of other repositories, which cannot be looked at here."""
-
-    def take(self, look: Callable[[], object]) -> None:
-        """Do `look`, and keep the findings that it raises."""
-        try:
-            look()
-        except InputError as error:
-            self.findings += error.diagnostics()
 
 
 @click.command()

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from reconciler import _documents
-    from reconciler.cli._validate import Report
+    from reconciler.cli._tree import Report
 
 PACKAGE_FILE: Final = "package.yaml"
 NOBODY: Final = Signer(name="nobody", identity="not verified", issuer="none")
