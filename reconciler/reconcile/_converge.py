@@ -78,7 +78,10 @@ class Convergence:
             return snapshot, None
         return self.parts.kernel.snapshot(scope), snapshot
 
-    def _make(self, wanted: Wanted, inventory: Inventory, snapshot: Snapshot, earlier: Snapshot | None) -> Plan:
+    def _make(
+        self, wanted: Wanted, inventory: Inventory, snapshot: Snapshot, earlier: Snapshot | None, *, evicted: int = 0
+    ) -> Plan:
+        """A plan; `evicted` of maxEvictions were used up by this pass already."""
         config = self.parts.config
         return plan.make(
             plan.PlanInput(
@@ -86,7 +89,7 @@ class Convergence:
                 packages=wanted.packages,
                 snapshot=snapshot,
                 inventory=inventory,
-                secure=config.secure,
+                secure=replace(config.secure, max_evictions=config.secure.max_evictions - evicted),
                 guardrail=config.guardrail,
                 state_digest=wanted.state_digest,
                 applied_digest=self.ledger.record.state_digest,
@@ -119,7 +122,8 @@ class Convergence:
         for _ in range(MAX_RACES):
             if outcome is None or outcome.failed is not None or not outcome.stale_hooks:
                 break
-            again = self._make(wanted, outcome.inventory, *self._observe(wanted, outcome.inventory))
+            seen = self._observe(wanted, outcome.inventory)
+            again = self._make(wanted, outcome.inventory, *seen, evicted=_evictions(outcome))
             self.plan = again
             outcome = _joined(outcome, self._carry_out(wanted, again, outcome.inventory), again.inventory)
         self.outcome = outcome
@@ -234,6 +238,11 @@ class Convergence:
                 )
         if made.drift:
             self.ledger.history("repaired", drift=[f"{drift.where}: {drift.message}" for drift in made.drift[:20]])
+
+
+def _evictions(outcome: Outcome) -> int:
+    """Foreign programs that were removed, those included that a switch displaced."""
+    return sum(step.step == "evict" or getattr(step, "displace", None) is not None for step in outcome.done)
 
 
 def _joined(first: Outcome, second: Outcome | None, inventory: Inventory) -> Outcome:

@@ -499,6 +499,18 @@ def test_evictions_are_limited_and_the_rest_is_still_said(edge: Host) -> None:
     assert edge.repair().status.exit_code == 0
 
 
+def test_a_lost_race_allows_no_further_evictions_in_the_same_pass(edge: Host) -> None:
+    point = edge.kernel.point("eth1", HookKind.TC_INGRESS)
+    for number in range(6):
+        edge.kernel.attach_foreign_tcx(point, name=f"spy{number}")
+    edge.secure(SecureMode.ENFORCE, max_evictions=2)
+    edge.kernel.fail_on("link-detach", StaleError("BPF_LINK_DETACH", 2, "it is another one now"))
+    result = edge.repair()
+    assert result.status.reason == "ForeignPrograms"
+    assert len(edge.emitted("evicted")) == 2
+    assert len(edge.kernel.attachments(point)) == 4
+
+
 def test_what_cannot_be_removed_is_said_and_tried_again(edge: Host) -> None:
     point = edge.kernel.point("eth1", HookKind.TC_INGRESS)
     edge.kernel.attach_foreign_tcx(point, name="spy")
