@@ -14,6 +14,7 @@ import os
 import stat
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
@@ -40,7 +41,6 @@ from reconciler.model import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 T = TypeVar("T")
 
@@ -106,8 +106,16 @@ class State:
         self._replace("control.json", encode_json(record))
 
     def save_status(self, text: bytes) -> None:
-        """The last pass's report, for `status`; losing it loses nothing."""
-        self._replace("status.json", text)
+        """The last pass's report, for `status`; losing it loses nothing.
+
+        One that cannot be written takes the one before with it: `status` must not go on saying that all is well.
+        """
+        try:
+            self._replace("status.json", text)
+        except StateError:
+            with suppress(OSError):
+                os.truncate(self._file("status.json"), 0)
+            raise
 
     def _read(self, name: str, kind: type[T], newest: int) -> T | None:
         data = read_file(self._file(name))
@@ -191,6 +199,7 @@ def open_state(directory: Path, *, wait: bool = False) -> State:
         StateError: the directory cannot be used.
     """
     try:
+        _require_ours(directory)
         _points.at("mkdir state", directory.mkdir, mode=0o700, parents=True, exist_ok=True)
         _require_ours(directory)
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -211,22 +220,37 @@ def _hint(error: OSError) -> str:
 
 
 def _require_ours(directory: Path) -> None:
-    """Who can write here can turn the watermark back, so that is nobody but root and whoever runs this.
+    """Who can write here, or put another folder in its place, can turn the watermark back: nobody but root and we.
 
     Raises:
-        StateError: it is somebody else's, or others can write it.
+        StateError: it, or a folder above it, is somebody else's, or others can write it.
     """
-    status = directory.stat()
-    if status.st_uid not in (0, os.geteuid()) or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    directory = directory.absolute()
+    real = Path(os.path.realpath(directory))
+    for folder in dict.fromkeys((real, *directory.parents, *real.parents)):
+        if not folder.exists():
+            continue
+        status = folder.stat()
+        # Of a sticky folder above, such as /tmp, others can replace nothing of ours.
+        sticky = folder != real and status.st_mode & stat.S_ISVTX
+        if status.st_uid in (0, os.geteuid()) and (sticky or not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)):
+            continue
         raise StateError(
-            f"{directory}: expected a directory that only root can write, got owner {status.st_uid} and mode "
+            f"{folder}: expected a directory that only root can write, got owner {status.st_uid} and mode "
             f"{stat.S_IMODE(status.st_mode):04o}; correct them after looking at what is in it"
         )
 
 
 def read_status(directory: Path) -> bytes | None:
-    """The last pass's report; needs no lock. None when there is none."""
-    return read_file(directory / "status.json")
+    """The last pass's report; needs no lock. None when there is none.
+
+    Raises:
+        StateError: it cannot be read, or the last pass could not write it.
+    """
+    data = read_file(directory / "status.json")
+    if data == b"":
+        raise StateError(f"{directory}: the last pass could not write its report; check the disk, and the agent's log")
+    return data
 
 
 def read_history(directory: Path) -> tuple[dict[str, Any], ...]:

@@ -93,6 +93,23 @@ def test_a_state_directory_that_others_can_write_is_not_used(tmp_path: Path, own
     assert list(directory.iterdir()) == []
 
 
+@pytest.mark.parametrize(("owner", "mode"), [(65534, 0o755), (0, 0o775)])
+def test_a_state_directory_below_a_folder_of_others_is_not_used(tmp_path: Path, owner: int, mode: int) -> None:
+    above = tmp_path / "above"
+    above.mkdir()
+    open_state(above / "state").close()
+    above.chmod(mode)
+    os.chown(above, owner, -1)
+    (tmp_path / "link").symlink_to(above / "state")
+    for directory in (above / "state", tmp_path / "link", above / "new"):
+        with pytest.raises(StateError, match=f"{above}: expected a directory that only root can write"):
+            open_state(directory)
+    assert not (above / "new").exists()
+    above.chmod(0o1777)  # sticky: others can add names here, and not replace ours
+    os.chown(above, 0, -1)
+    open_state(above / "state").close()
+
+
 def test_a_client_that_does_not_read_its_answer_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sensor, "REPLY_SECONDS", 0.05)
     client, served = socket.socketpair()

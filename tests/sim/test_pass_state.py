@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ import pytest
 
 from reconciler import reconcile, state
 from reconciler.config import CommitTrust, Guardrail, SecureMode
-from reconciler.errors import KernelError, LockedError, StateVersionError
+from reconciler.errors import KernelError, LockedError, StateError, StateVersionError
 from reconciler.model import HookKind
 from reconciler.state import open_state
 from tests.sim.host import Host, chain, member, orphans, tree
@@ -155,6 +156,34 @@ def test_a_full_disk_is_an_error_and_touches_nothing(edge: Host, monkeypatch: py
         assert edge.fingerprint() == before
         assert {each: edge.file(each).read_bytes() for each in RECORDS[:2]} == files
     assert edge.apply().status.reason == "Applied"
+
+
+@pytest.mark.parametrize("failing", [errno.ENOSPC, errno.EDQUOT])
+def test_without_a_disk_nothing_is_repaired_or_evicted_and_no_old_report_is_shown(
+    edge: Host, monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
+    edge.secure(SecureMode.ENFORCE)
+    assert edge.apply().status.exit_code == 0
+    edge.detach()
+    edge.kernel.attach_foreign_tcx(edge.kernel.point("eth0", HookKind.TC_INGRESS))
+    before = edge.fingerprint()
+
+    def refuse(*_: object) -> None:
+        raise OSError(failing, os.strerror(failing))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("reconciler.state._write_all", refuse)
+        result = edge.repair()
+        assert (result.status.reason, result.status.exit_code) == ("StateUnavailable", 1)
+        assert edge.fingerprint() == before
+        with pytest.raises(StateError, match="could not write its report; check the disk"):
+            state.read_status(edge.directory)
+        with pytest.raises(StateError):
+            reconcile.teardown(edge.parts(), by="test")
+        assert edge.fingerprint() == before
+    assert edge.repair().status.reason == "Applied"
+    assert state.read_status(edge.directory) is not None
+    assert edge.runs() == ["ratelimit"]
 
 
 @pytest.mark.parametrize("nth", range(1, 12))
