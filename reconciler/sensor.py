@@ -325,8 +325,14 @@ def _ignore(number: int, frame: FrameType | None) -> None:
     """The wake-up descriptor carries the signal; nothing happens in the handler."""
 
 
+def _peer(connection: socket.socket) -> tuple[int, int]:
+    """Process and uid at the other end, as the kernel noted them on connect (of a client) and listen (of a server)."""
+    pid, uid, _ = struct.unpack("iII", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return pid, uid
+
+
 def _command(client: _Client) -> Command | None:
-    pid, uid, _ = struct.unpack("iII", client.connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    pid, uid = _peer(client.connection)
     try:
         request = json.loads(client.data.split(b"\n", 1)[0])
         verb, arguments = request["verb"], request.get("arguments", {})
@@ -379,7 +385,7 @@ def ask(path: Path, verb: str, arguments: Mapping[str, Any], *, timeout: float) 
     """Ask a running agent; None when none listens.
 
     Raises:
-        StateError: it listens but does not answer within `timeout` seconds, or refuses the connection.
+        StateError: it listens but does not answer within `timeout` seconds, refuses the connection, or is no agent.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(timeout)
@@ -390,6 +396,9 @@ def ask(path: Path, verb: str, arguments: Mapping[str, Any], *, timeout: float) 
         except OSError as error:
             hint = "; run it as root, or as a member of control.group" if isinstance(error, PermissionError) else ""
             raise StateError(f"cannot reach the agent at {path}: {error.strerror or error}{hint}") from error
+        _, uid = _peer(connection)
+        if uid not in (0, os.geteuid()):
+            raise StateError(f"{path}: expected root's agent to listen, got uid {uid}; who made that socket, and how?")
         try:
             connection.sendall(json.dumps({"verb": verb, "arguments": dict(arguments)}).encode() + b"\n")
             chunks = []

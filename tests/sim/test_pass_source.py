@@ -10,9 +10,9 @@ from datetime import timedelta
 import pytest
 
 from reconciler import reconcile
-from reconciler.config import CommitTrust
+from reconciler.config import CommitTrust, SecureMode, Trust
 from reconciler.errors import ExitCode, GuardrailError, SourceError, SuspendedError
-from reconciler.model import AttachKind
+from reconciler.model import AttachKind, HookKind
 from reconciler.source import SourceMovedError
 from tests.e2e.servers import allowed_signers
 from tests.sim.host import START, Host, chain, keys, member, tree
@@ -51,6 +51,30 @@ def test_a_first_start_takes_any_head_only_when_told_that_this_is_unsafe(host: H
     assert host.applied == commit
     host.unsafe_first_use = False
     assert host.apply().status.exit_code == 0
+
+
+def test_an_empty_policy_allows_nothing_and_evicts_nothing(host: Host) -> None:
+    whole = host.config.trust
+    point = host.kernel.point("eth0", HookKind.TC_INGRESS)
+    host.kernel.attach_foreign_tcx(point)
+    host.secure(SecureMode.ENFORCE)
+    host.set_source(minimum_commit=host.origin.commit(chain()))
+    before = host.fingerprint()
+    for policy, reason in (
+        (Trust(), "SignerNotAllowed"),
+        (replace(whole, commits=CommitTrust()), "SignerNotAllowed"),
+        (replace(whole, commits=CommitTrust(unsafe_allow_unsigned=True), signers=()), "IdentityRefused"),
+        (replace(whole, signers=()), "IdentityRefused"),
+    ):
+        host.configure(trust=policy)
+        for request in ({}, {"poll": False}):
+            result = host.apply(**request)
+            assert (result.status.reason, result.status.exit_code) == (reason, 3)
+            unchanged(host, before)
+    assert host.applied is None
+    host.configure(trust=whole)
+    assert host.apply().status.reason == "Applied"
+    assert host.kernel.attachments(point) == ()
 
 
 def test_a_first_start_takes_the_minimum_or_what_descends_from_it(host: Host) -> None:

@@ -319,6 +319,22 @@ def test_an_answer_that_is_none_is_an_error(path: Path, answer: bytes | None) ->
     thread.join()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to be somebody else")
+def test_a_socket_on_which_somebody_else_listens_is_no_agent_and_is_told_nothing(path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        os.seteuid(65534)
+        try:
+            server.listen()
+        finally:
+            os.seteuid(0)
+        with pytest.raises(StateError, match="expected root's agent to listen, got uid 65534"):
+            ask(path, "accept", {"reason": "INC-1"}, timeout=10)
+        with server.accept()[0] as connection:
+            assert connection.recv(1) == b""
+
+
 def test_a_path_that_cannot_be_a_socket_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(StateError, match="cannot reach"):
         ask(tmp_path / ("x" * 200), "plan", {}, timeout=1)
