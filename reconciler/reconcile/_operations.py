@@ -46,8 +46,8 @@ def accept(parts: Parts, commit: str, *, reason: str, by: str, known: Answer | N
             reason="NotAdvertised",
         )
     acceptance = Acceptance(commit=commit, reason=reason, by=by, at=_now(parts))
-    parts.state.save_control(replace(control, acceptance=acceptance))
     _record(parts, "accepted", commit=commit, reason=reason, by=by)
+    parts.state.save_control(replace(control, acceptance=acceptance))
     return Pass(parts, Request(poll=True, answer=answer)).run()
 
 
@@ -55,15 +55,17 @@ def suspend(parts: Parts, *, seconds: float, reason: str, by: str) -> Suspension
     """No new commits for a while; repair and secure mode go on."""
     until = (parts.clock.now() + timedelta(seconds=seconds)).isoformat(timespec="seconds")
     suspension = Suspension(until=until, reason=reason, by=by, at=_now(parts))
-    parts.state.save_control(replace(_control(parts), suspension=suspension))
+    control = _control(parts)
     _record(parts, "suspended", until=until, reason=reason, by=by)
+    parts.state.save_control(replace(control, suspension=suspension))
     return suspension
 
 
 def resume(parts: Parts, *, by: str) -> None:
     """New commits are taken again; after a teardown, chains are put back by the next pass."""
-    parts.state.save_control(replace(_control(parts), suspension=None, torn_down=False))
+    control = _control(parts)
     _record(parts, "resumed", by=by)
+    parts.state.save_control(replace(control, suspension=None, torn_down=False))
 
 
 def teardown(parts: Parts, *, by: str) -> tuple[Plan, Outcome]:
@@ -123,6 +125,7 @@ def _suspended(control: ControlRecord, parts: Parts) -> bool:
 
 
 def _record(parts: Parts, kind: str, **fields: object) -> None:
+    """Write down who decided what: before it is in force, so that nothing is without a record."""
     parts.state.append_history(event(kind, parts.clock.now(), **fields))
     parts.emit(event(kind, parts.clock.now(), **fields))
 

@@ -186,6 +186,29 @@ def test_without_a_disk_nothing_is_repaired_or_evicted_and_no_old_report_is_show
     assert edge.runs() == ["ratelimit"]
 
 
+def test_no_decision_is_in_force_that_could_not_be_written_down(edge: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    older, head = edge.applied, edge.origin.commit(both())
+    assert older is not None
+    assert edge.apply().status.reason == "Applied"
+    edge.origin.push(older)
+    before = edge.fingerprint()
+
+    def refuse(*_: object) -> None:
+        raise StateError("cannot append to history.jsonl: No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(state.State, "append_history", refuse)
+        for decide in (
+            lambda: reconcile.accept(edge.parts(), older, reason="INC-1", by="test"),
+            lambda: reconcile.suspend(edge.parts(), seconds=60, reason="INC-1", by="test"),
+        ):
+            with pytest.raises(StateError, match="history"):
+                decide()
+    result = edge.apply()
+    assert (result.status.reason, result.status.suspension) == ("HistoryRewritten", None)
+    assert (edge.fingerprint(), edge.applied) == (before, head)
+
+
 @pytest.mark.parametrize("nth", range(1, 12))
 def test_a_disk_that_fills_up_in_the_middle_leaves_one_of_both_states(
     edge: Host, monkeypatch: pytest.MonkeyPatch, nth: int

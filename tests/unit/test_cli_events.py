@@ -4,15 +4,15 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from reconciler.cli._compose import emit_json
 
-if TYPE_CHECKING:
-    from pathlib import Path
+ROOT = Path(__file__).parents[2]
 
 
 def test_an_event_is_one_line_of_ascii(capsys: pytest.CaptureFixture[str]) -> None:
@@ -43,3 +43,13 @@ def test_a_log_that_works_again_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_pat
             os.close(descriptor)
         emit_json({"event": "heard"})
     assert (tmp_path / "log").read_text().splitlines()[-1] == '{"event": "heard"}'
+
+
+def test_the_page_for_operators_names_every_event() -> None:
+    code = "".join(path.read_text() for path in sorted((ROOT / "reconciler").rglob("*.py")))
+    named = re.findall(r"""(?:\bemit\(\s*|_record\(parts, |"event": |\bevent\()"([a-z-]+)\"""", code)
+    named += re.findall(r'"(repaired)" if drift.kind is not DriftKind.FOREIGN else "(foreign)"', code)[0]
+    page = (ROOT / "docs" / "operations.md").read_text()
+    said = page.split("one JSON object per line on stdout:")[1].split("\n\n")[0]
+    assert set(re.findall(r"`([a-z-]+)`", said)) == set(named)
+    assert len(set(named)) > 12
