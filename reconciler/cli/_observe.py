@@ -18,6 +18,7 @@ from reconciler.config import Config, SecureMode, SourceConfig
 from reconciler.errors import ExitCode, InputError, KernelError
 from reconciler.kernel import Scope
 from reconciler.model import HOST_NETNS, STATS_COUNTERS
+from reconciler.status import clean
 
 if TYPE_CHECKING:
     from reconciler.cli._group import Context
@@ -85,6 +86,9 @@ def observe(context: Context, *, netns: tuple[str, ...], record_file: Path | Non
     else:
         _print(seen, secure)
         _print_counters(counted)
+    if snapshot.missing:
+        absent = ", ".join(clean(name, 60) for name in snapshot.missing)
+        note(f"there is no network namespace {absent}: nothing is watched there until it exists")
     if not snapshot.complete:
         note("the kernel changed while it was read, so this may not be all; run it again")
     return ExitCode.OK

@@ -89,4 +89,6 @@ def _certificates(config: Config) -> Iterator[tuple[datetime, str]]:
     for path, what in dict.fromkeys(files):
         if path is not None:
             with suppress(ConfigError):
-                yield trust.certificate_end(read_protected(Path(path), secret=False)), f"{what} {path}"
+                # While an authority is changed the file holds two, and the old one may stay in it for years.
+                for end in trust.certificate_ends(read_protected(Path(path), secret=False)):
+                    yield end, f"{what} {path}"

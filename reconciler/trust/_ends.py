@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final
@@ -32,8 +33,8 @@ def allowed_signers_ends(allowed_signers: bytes) -> tuple[tuple[datetime, str], 
     return tuple(found)
 
 
-def certificate_end(pem: bytes) -> datetime:
-    """When the first certificate of a PEM file ends.
+def certificate_ends(pem: bytes) -> tuple[datetime, ...]:
+    """When the certificates of a PEM file end, each time once, the first one first.
 
     Raises:
         ConfigError: it holds none that can be read.
@@ -41,6 +42,8 @@ def certificate_end(pem: bytes) -> datetime:
     from cryptography import x509  # noqa: PLC0415  # hosts without certificate files need not load it
 
     try:
-        return min(each.not_valid_after_utc for each in x509.load_pem_x509_certificates(pem))
+        with warnings.catch_warnings():  # a system's bundle holds authorities older than the rules
+            warnings.simplefilter("ignore")
+            return tuple(sorted({each.not_valid_after_utc for each in x509.load_pem_x509_certificates(pem)}))
     except ValueError as error:
         raise ConfigError(f"expected certificates in PEM, got something else: {error}") from error

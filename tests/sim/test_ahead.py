@@ -130,6 +130,21 @@ def test_the_authority_of_a_package_repository_is_told_once(edge: Host, now: dat
     ]
 
 
+def test_an_authority_that_ended_hides_no_other_of_its_file(edge: Host, now: datetime, tmp_path: Path) -> None:
+    file = tmp_path / "ca.pem"
+    certificate(file, now - timedelta(days=900))
+    old = file.read_bytes()
+    certificate(file, now + timedelta(days=7))
+    file.write_bytes(old + file.read_bytes())
+    edge.set_source(auth=Auth(ca_file=str(file)))
+    ahead = look_ahead(edge.parts())
+    assert [(each.reason, each.message.split(" ends at ")[0]) for each in ahead.warnings] == [
+        ("ExpiresSoon", f"CA certificate {file}")
+    ]
+    assert ahead.expiry is not None
+    assert ahead.expiry.at == (now + timedelta(days=7)).isoformat(timespec="seconds")
+
+
 def test_a_trust_root_that_ends_is_told(edge: Host, now: datetime) -> None:
     def root(days: int) -> bytes:
         end = (now + timedelta(days=days)).isoformat()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from reconciler.cli._observe import seen_of
 from reconciler.config import SecureConfig, SecureMode, Toleration
@@ -21,6 +22,13 @@ from reconciler.model import (
     Program,
     Snapshot,
 )
+from tests.command import reconciler
+from tests.sim.fake_kernel import FakeKernel
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
 
 ETH = HookPoint(kind=HookKind.XDP, netns_inode=1, ifindex=2, netns="host", interface="eth0")
 TAP = HookPoint(kind=HookKind.TC_INGRESS, netns_inode=1, ifindex=3, netns="host", interface="tap0")
@@ -88,3 +96,17 @@ def test_the_kernel_decides_what_is_ours_not_the_inventory() -> None:
     elsewhere = replace(SNAPSHOT, pins=())
     seen = seen_of(elsewhere, INVENTORY, SecureConfig())
     assert [each.whose for each in seen] == ["foreign", "foreign", "foreign"]
+
+
+def test_a_configured_namespace_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reconciler.cli._observe.make_kernel", lambda _: FakeKernel())
+    file = tmp_path / "config.yaml"
+    text = (
+        "apiVersion: reconciler/v1alpha1\nkind: Config\nmetadata: {name: lab}\nspec:\n  source: {url: 'https://x/y'}\n"
+    )
+    text += f"  paths: {{state: {tmp_path}/state}}\n  secureMode: {{namespaces: [host%s]}}\n"
+    file.write_text(text % ", typo")
+    ran = reconciler("-c", file, "observe")
+    assert (ran.code, "there is no network namespace typo" in ran.err) == (0, True), ran.err
+    file.write_text(text % "")
+    assert "there is no" not in reconciler("-c", file, "observe").err
