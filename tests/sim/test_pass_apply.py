@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from reconciler import reconcile
 from reconciler.config import Guardrail, SecureMode, Toleration
 from reconciler.errors import KernelError, StaleError, VerifierError
 from reconciler.model import DriftKind, HookKind, Support
@@ -543,6 +544,20 @@ def test_without_a_commit_that_was_ever_verified_nothing_is_evicted(host: Host) 
     for request in ({}, {"poll": False}):
         assert host.apply(**request).status.exit_code != 0
         assert len(host.kernel.attachments(point)) == 1
+
+
+def test_suspended_hosts_go_on_evicting_and_after_a_teardown_nothing_is_evicted(edge: Host) -> None:
+    point = edge.kernel.point("eth1", HookKind.TC_INGRESS)
+    edge.secure(SecureMode.ENFORCE)
+    reconcile.suspend(edge.parts(), seconds=3600, reason="INC-1", by="test")
+    edge.kernel.attach_foreign_tcx(point, name="spy")
+    assert edge.apply().status.reason == "Suspended"
+    assert edge.kernel.attachments(point) == ()
+    reconcile.teardown(edge.parts(), by="test")
+    edge.kernel.attach_foreign_tcx(point, name="spy")
+    for request in ({}, {"poll": False}):
+        assert edge.apply(**request).status.reason == "TornDown"
+    assert len(edge.kernel.attachments(point)) == 1
 
 
 def test_an_occupied_hook_is_pending_in_audit_and_displaced_in_enforce(make_host: Callable[..., Host]) -> None:
