@@ -225,7 +225,10 @@ def suspend(context: Context, *, reason: str, duration: str) -> int:
     answer = _ask(context, "suspend", {"seconds": seconds, "reason": reason})
     if answer is None:
         with _parts(context) as parts:
-            made = reconcile.suspend(parts, seconds=seconds, reason=reason, by=_who())
+            try:
+                made = reconcile.suspend(parts, seconds=seconds, reason=reason, by=_who())
+            except (ValueError, OverflowError) as error:
+                raise click.UsageError(f"--for {duration}: {error}") from error
             note(f"suspended until {made.until}")
             answer = reconcile.answer_of(reconcile.Pass(parts, reconcile.Request(poll=False)).run())
     _show(context, answer)

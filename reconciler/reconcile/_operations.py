@@ -52,7 +52,13 @@ def accept(parts: Parts, commit: str, *, reason: str, by: str, known: Answer | N
 
 
 def suspend(parts: Parts, *, seconds: float, reason: str, by: str) -> Suspension:
-    """No new commits for a while; repair and secure mode go on."""
+    """No new commits for a while; repair and secure mode go on.
+
+    Raises:
+        ValueError, OverflowError: it would end now, or after the end of the calendar.
+    """
+    if not seconds > 0:
+        raise ValueError(f"expected seconds above zero, got {seconds:g}")
     until = (parts.clock.now() + timedelta(seconds=seconds)).isoformat(timespec="seconds")
     suspension = Suspension(until=until, reason=reason, by=by, at=_now(parts))
     control = _control(parts)

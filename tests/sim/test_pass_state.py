@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import shutil
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,10 +17,12 @@ from reconciler.config import CommitTrust, Guardrail, SecureMode
 from reconciler.errors import KernelError, LockedError, StateError, StateVersionError
 from reconciler.model import HookKind
 from reconciler.state import open_state
+from tests.command import reconciler
 from tests.sim.host import Host, chain, member, orphans, tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 RECORDS = ("inventory.json", "source.json", "control.json")
 
@@ -465,6 +468,23 @@ def test_resume_ends_a_suspension_early(edge: Host) -> None:
     reconcile.resume(edge.parts(), by="uid 0")
     assert edge.apply().status.reason == "Applied"
     assert edge.history() == ["applied", "suspended", "resumed", "applied"]
+
+
+@pytest.mark.parametrize("duration", ["0s", "9999999d"])
+def test_a_suspension_that_cannot_be_is_wrong_usage(
+    edge: Host, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, duration: str
+) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(
+        "apiVersion: reconciler/v1alpha1\nkind: Config\nmetadata: {name: lab}\n"
+        f"spec: {{source: {{url: 'https://x/y'}}, paths: {{run: {tmp_path}}}}}\n"
+    )
+    monkeypatch.setattr("reconciler.cli._agent._parts", lambda _: nullcontext(edge.parts()))
+    ran = reconciler("-c", file, "suspend", "--reason", "INC-1", "--for", duration)
+    assert (ran.code, f"--for {duration}" in ran.err) == (64, True), ran
+    assert edge.apply().status.reason == "InSync"
+    assert reconciler("-c", file, "suspend", "--reason", "INC-1", "--for", "1h").code == 0
+    assert edge.apply().status.reason == "Suspended"
 
 
 def test_after_a_teardown_nothing_is_attached_until_resume(edge: Host) -> None:
