@@ -223,7 +223,7 @@ def one_of(values: list[Any] | tuple[Any, ...]) -> str:
 
 
 def show(value: Json) -> str:
-    """`value` as it appears in a message: quoted, on one line, cut where it is long."""
+    """`value` as it appears in a message: quoted, on one line, cut where it is long, without a URL's credentials."""
     match value:
         case dict():
             return "a mapping"
@@ -234,6 +234,7 @@ def show(value: Json) -> str:
         case bool():
             return "true" if value else "false"
         case str():
+            value = re.sub(r"://.*@", "://…@", value, flags=re.DOTALL)
             return repr(value if len(value) <= _SHOWN else f"{value[:_SHOWN]}…")
         case _:
             return str(value)

@@ -438,6 +438,16 @@ def test_what_is_wrong_is_said_in_place(spec: dict[str, Any], pointer: str, find
     assert str(caught.value).startswith("config.yaml:1:")
 
 
+@pytest.mark.parametrize("url", ["http://robot:s3cret@h:1", "https://robot:s3c/r@et@h/x y", f"x://{'s3cret' * 90}@h"])
+def test_no_finding_about_a_url_shows_its_password(url: str) -> None:
+    web = {"name": "web", "https": {"url": url}}
+    with pytest.raises(ConfigError) as caught:
+        parse({**source(url=url, auth={"proxy": url}), "repositories": [web]})
+    assert len(caught.value.diagnostics()) == 3
+    assert "s3c" not in str(caught.value)
+    assert not any("s3c" in finding.message for finding in caught.value.diagnostics())
+
+
 def test_an_ssh_source_needs_its_key_and_the_keys_of_the_server() -> None:
     with pytest.raises(ConfigError) as caught:
         parse(source(url="ssh://git@x.example/y"))
