@@ -68,6 +68,7 @@ def make_source(config: Config) -> Source:
             token_file=_path(auth.token_file),
             ca_file=_path(auth.ca_file),
             proxy=auth.proxy,
+            proxy_auth_file=_path(auth.proxy_auth_file),
             client_cert_file=_path(auth.client_cert_file),
             client_key_file=_path(auth.client_key_file),
             ssh_key_file=_path(auth.ssh_key_file),

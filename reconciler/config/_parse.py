@@ -173,10 +173,13 @@ class _Parser:
     def _auth(self, fields: Fields) -> values.Auth:
         if ("clientCertFile" in fields) != ("clientKeyFile" in fields):
             self._report("expected clientCertFile and clientKeyFile together, got one of them", "/spec/source/auth")
+        if "proxyAuthFile" in fields and "proxy" not in fields:
+            self._report("expected proxy beside proxyAuthFile, got none", "/spec/source/auth/proxyAuthFile")
         return values.Auth(
             token_file=self._path(fields.get("tokenFile")),
             ca_file=self._path(fields.get("caFile")),
             proxy=fields.get("proxy"),
+            proxy_auth_file=self._path(fields.get("proxyAuthFile")),
             client_cert_file=self._path(fields.get("clientCertFile")),
             client_key_file=self._path(fields.get("clientKeyFile")),
             ssh_key_file=self._path(fields.get("sshKeyFile")),

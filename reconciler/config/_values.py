@@ -28,6 +28,7 @@ class Auth:
     token_file: str | None = None
     ca_file: str | None = None
     proxy: str | None = None
+    proxy_auth_file: str | None = None
     client_cert_file: str | None = None
     client_key_file: str | None = None
     ssh_key_file: str | None = None

@@ -11,9 +11,10 @@ from __future__ import annotations
 import base64
 import re
 import shlex
+from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, urlsplit
 
 from reconciler.config import read_protected
 from reconciler.errors import ConfigError, SourceError
@@ -203,8 +204,9 @@ def _https(settings: SourceSettings, url: RemoteUrl, nothing: Path, lines: list[
     if auth.client_key_file is not None:
         lines.append(f"\tsslKey = {_quoted(_readable(auth.client_key_file, 'clientKeyFile', secret=True))}")
     if auth.proxy is not None:
-        secrets += _proxy_secrets(auth.proxy)
-        lines.append(f"\tproxy = {_quoted(auth.proxy)}")
+        proxy, hidden = _proxy(auth.proxy, auth.proxy_auth_file)
+        secrets += hidden
+        lines.append(f"\tproxy = {_quoted(proxy)}")
 
 
 def _authorization(path: Path) -> tuple[str, list[str]]:
@@ -223,16 +225,25 @@ def _authorization(path: Path) -> tuple[str, list[str]]:
     return f"Authorization: Basic {encoded}", [encoded, pair, pair.partition(":")[2]]
 
 
-def _proxy_secrets(proxy: str) -> list[str]:
-    try:
-        parts = urlsplit(proxy)
-        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port is not None
-        password = parts.password
-    except ValueError:
-        valid, password = False, None
-    if not valid or not all("!" <= character <= "~" for character in proxy):
-        raise ConfigError("source auth: expected a proxy of the form http://[USER:PASSWORD@]HOST:PORT")
-    return [password, unquote(password)] if password else []
+def _proxy(url: str, file: Path | None) -> tuple[str, list[str]]:
+    parts = None
+    with suppress(ValueError):
+        parts = urlsplit(url)
+        parts = parts if parts.scheme in ("http", "https") and parts.hostname and parts.port is not None else None
+    if parts is None or "@" in url or not all("!" <= character <= "~" for character in url):
+        raise ConfigError("source auth: expected a proxy of the form http://HOST:PORT")
+    if file is None:
+        return url, []
+    content = _protected(file, "proxyAuthFile", secret=True)
+    pair = content.decode("ascii", "replace").strip()
+    user, _, password = pair.partition(":")
+    if not user or not password or len(content) > MAX_TOKEN_BYTES or not all(" " <= each <= "~" for each in pair):
+        raise SourceError(
+            f"{file}: expected one line, USER:PASSWORD, of printable ASCII", reason="AuthenticationFailed"
+        )
+    quoted = f"{quote(user, safe='')}:{quote(password, safe='')}"
+    encoded = base64.b64encode(pair.encode("ascii")).decode("ascii")
+    return f"{parts.scheme}://{quoted}@{parts.netloc}", [encoded, quoted, pair, quote(password, safe=""), password]
 
 
 def _ssh_command(settings: SourceSettings) -> str:

@@ -23,7 +23,8 @@ class SourceAuth:
     Attributes:
         token_file: https: one line, `TOKEN`, `USER:TOKEN`, or `Bearer TOKEN`; root-only.
         ca_file: https: PEM of the only certificate authorities that are accepted; None: the system's.
-        proxy: https: http(s)://[USER:PASSWORD@]HOST:PORT; treated as a secret.
+        proxy: https: http(s)://HOST:PORT.
+        proxy_auth_file: https: one line, `USER:PASSWORD` for the proxy; root-only.
         client_cert_file: https: PEM certificate for mutual TLS.
         client_key_file: https: its key.
         ssh_key_file: ssh: the private key, without a passphrase; required.
@@ -32,7 +33,8 @@ class SourceAuth:
 
     token_file: Path | None = None
     ca_file: Path | None = None
-    proxy: str | None = field(default=None, repr=False)
+    proxy: str | None = None
+    proxy_auth_file: Path | None = None
     client_cert_file: Path | None = None
     client_key_file: Path | None = None
     ssh_key_file: Path | None = None

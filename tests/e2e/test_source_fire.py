@@ -150,17 +150,24 @@ def test_apache_with_a_wrong_name_or_an_expired_certificate(
 
 
 def test_a_forward_proxy(web: Apache, tmp_path: Path, token: Path) -> None:
-    for password, reason in (("s3cret", None), ("wr0ng", "AuthenticationFailed")):
-        proxy = f"http://agent:{password}@127.0.0.1:{web.proxy_port}"
-        auth = SourceAuth(ca_file=web.ca_file, token_file=token, proxy=proxy)
-        with closing(source_of(tmp_path, web.url("policy.git"), auth)) as source:
-            if reason is None:
-                fetched(source)
-                assert f"CONNECT localhost:{web.port} HTTP/1.1 200" in web.requests()
-                continue
+    file = secret(tmp_path / "proxy", "agent:s3cret\n")
+    proxy = f"http://127.0.0.1:{web.proxy_port}"
+    auth = SourceAuth(ca_file=web.ca_file, token_file=token, proxy=proxy, proxy_auth_file=file)
+    with closing(source_of(tmp_path, web.url("policy.git"), auth)) as source:
+        head = fetched(source)
+        assert f"CONNECT localhost:{web.port} HTTP/1.1 200" in web.requests()
+        # As it rotates, it is read again; what stands in the URL or the file is in no message.
+        for content, hidden in (("agent:wr0ng p@ss/w%rd", "wr0ng"), ("s3cret", "s3cret"), (":s3cret", "s3cret")):
+            secret(file, f"{content}\n")
             error = refusal(source)
-            assert error.reason == reason
-            assert password not in str(error)
+            assert error.reason == "AuthenticationFailed"
+            assert hidden not in str(error)
+        web.let_in("agent", "n3w p@ss/w%rd:#")
+        secret(token, "agent:n3w p@ss/w%rd:#\n")
+        secret(file, "agent:n3w p@ss/w%rd:#\n")
+        assert source.resolve() == head
+        file.chmod(0o644)
+        assert refusal(source).reason == "CredentialsUnsafe"
 
 
 # --- credentials that rotate while the agent runs ----------------------------------------------------------

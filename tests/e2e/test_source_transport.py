@@ -229,8 +229,8 @@ def test_a_proxy_is_used_when_it_is_configured_and_its_password_stays_secret(
 ) -> None:
     with connect_proxy("pr0xy-s3cret") as proxy:
         for password, reached in (("pr0xy-s3cret", True), ("wr0ng-s3cret", False)):
-            auth = SourceAuth(ca_file=https.ca_file, proxy=f"http://agent:{password}@127.0.0.1:{proxy.port}")
-            assert "s3cret" not in repr(auth)
+            file = secret(tmp_path / "proxy", f"agent:{password}\n")
+            auth = SourceAuth(ca_file=https.ca_file, proxy=f"http://127.0.0.1:{proxy.port}", proxy_auth_file=file)
             source = make(tmp_path, https.url("policy.git"), auth)
             if reached:
                 with closing(source):

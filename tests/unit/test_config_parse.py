@@ -27,6 +27,7 @@ FULL: dict[str, Any] = {
             "tokenFile": "/run/token",
             "caFile": "ca.pem",
             "proxy": "http://proxy.example:3128",
+            "proxyAuthFile": "proxy",
             "clientCertFile": "client.pem",
             "clientKeyFile": "client.key",
             "sshKeyFile": "id_ed25519",
@@ -120,6 +121,7 @@ def test_a_configuration_with_everything() -> None:
             token_file="/run/token",
             ca_file="/etc/reconciler/ca.pem",
             proxy="http://proxy.example:3128",
+            proxy_auth_file="/etc/reconciler/proxy",
             client_cert_file="/etc/reconciler/client.pem",
             client_key_file="/etc/reconciler/client.key",
             ssh_key_file="/etc/reconciler/id_ed25519",
@@ -283,6 +285,7 @@ def signers(*rules: dict[str, Any], **trust: object) -> dict[str, Any]:
             "/spec/source/auth",
             "expected clientCertFile and clientKeyFile together",
         ),
+        (source(auth={"proxyAuthFile": "x"}), "/spec/source/auth/proxyAuthFile", "expected proxy beside proxyAuthFile"),
         (
             source(auth={"token": "x"}),
             "/spec/source/auth/token",
