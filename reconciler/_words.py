@@ -46,6 +46,7 @@ NEXT_STEPS: Final[Mapping[str, str]] = {
 
 OK: Final = 0
 CHANGES: Final = 2
+STALE: Final = 7
 """The two of `errors.ExitCode` that are told apart here; a test compares."""
 FOREIGN: Final = "foreign"
 NOT_REMOVABLE: Final = "not-removable"
@@ -131,6 +132,11 @@ def _refused(refusal: Report) -> Iterator[str]:
     yield f"refused    {text[:cut]}"
     if text[cut:].strip():
         yield f"           {text[cut:].strip()}"
+
+
+def exit_code(status: Report, now: datetime) -> int:
+    """The pass's own; but where it found nothing that is worse, and the next one is overdue, nobody knows: STALE."""
+    return STALE if overdue(status, now) and status.exit_code in (OK, CHANGES) else int(status.exit_code)
 
 
 def overdue(status: Report, now: datetime) -> bool:

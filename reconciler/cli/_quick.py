@@ -18,7 +18,7 @@ import sys
 from datetime import UTC, datetime
 from types import SimpleNamespace
 
-from reconciler._words import render
+from reconciler._words import exit_code, render
 from reconciler.cli import DEFAULT_CONFIG
 
 TYPE_CHECKING = False  # typing takes 4 ms to import
@@ -42,9 +42,10 @@ def quick_status(arguments: list[str]) -> int | None:
         report: Any = json.loads(_read(os.path.join(state, "status.json")), object_hook=_report)  # noqa: PTH118
         if type(report.version) is not int or report.version != VERSION:
             return None
-        text, code = render(report, datetime.now(UTC)), report.exit_code
-        if type(code) is not int:
+        if type(report.exit_code) is not int:
             return None
+        now = datetime.now(UTC)
+        text, code = render(report, now), exit_code(report, now)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
     try:

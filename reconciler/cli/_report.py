@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 import msgspec
 
+from reconciler._words import exit_code
 from reconciler.cli._output import note, say, say_json, table
 from reconciler.cli._quick import state_directory
 from reconciler.errors import ExitCode, StateError, StateVersionError
@@ -34,7 +35,10 @@ JUDGED: Final[dict[Any, str]] = {True: "yes", False: "no", None: ""}
 )
 @click.pass_obj
 def status(context: Context, *, watch: bool, reviewed: Path | None) -> int:
-    """What the last pass found: verdict, commit, drift, and the next step. Exits with the last pass's code."""
+    """What the last pass found: verdict, commit, drift, and the next step.
+
+    Exits with its code; with 7 if that is 0 or 2 and the next pass is overdue.
+    """
     if reviewed is not None:
         return _compare(context, reviewed)
     while True:
@@ -85,11 +89,12 @@ def _status_once(context: Context) -> int:
         else:
             say(text)
         return ExitCode.CHANGES
+    now = datetime.now(UTC)
     if context.output == "json":
         say_json(current)
     else:
-        say(render(current, datetime.now(UTC)))
-    return int(current.exit_code)
+        say(render(current, now))
+    return exit_code(current, now)
 
 
 def _read(context: Context) -> Status | None:

@@ -87,10 +87,18 @@ def test_both_ways_print_the_same(config: Path, status: Status) -> None:
 
 
 def test_the_words_know_the_codes_that_they_tell_apart() -> None:
-    assert (words.OK, words.CHANGES) == (ExitCode.OK, ExitCode.CHANGES)
+    assert (words.OK, words.CHANGES, words.STALE) == (ExitCode.OK, ExitCode.CHANGES, ExitCode.STALE)
     assert (words.FOREIGN, words.NOT_REMOVABLE) == (DriftKind.FOREIGN, DriftKind.NOT_REMOVABLE)
     assert Paths().state == quick.DEFAULT_STATE
     assert PLAIN.version == quick.VERSION
+
+
+def test_a_script_that_looks_at_the_exit_code_learns_that_no_agent_runs(config: Path) -> None:
+    for code, seen in ((0, 7), (2, 7), (1, 1), (3, 3), (4, 4), (5, 5), (6, 6), (7, 7)):
+        report(config, encode_json(replace(PLAIN, exit_code=code, next_poll=LONG_AGO)))
+        assert quickly("-c", config, "status")[0] == seen
+        report(config, encode_json(replace(PLAIN, exit_code=code, next_poll=FOREVER)))
+        assert quickly("-c", config, "status")[0] == code
 
 
 def test_the_configuration_of_the_environment_counts(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
