@@ -16,7 +16,7 @@ from reconciler import reconcile, state
 from reconciler.config import CommitTrust, Guardrail, SecureMode
 from reconciler.errors import KernelError, LockedError, StateError, StateVersionError
 from reconciler.model import HookKind
-from reconciler.state import open_state
+from reconciler.state import _directory, open_state
 from tests.command import reconciler
 from tests.sim.host import Host, chain, member, orphans, tree
 
@@ -153,7 +153,7 @@ def test_a_full_disk_is_an_error_and_touches_nothing(edge: Host, monkeypatch: py
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("reconciler.state._write_all", full)
+        patch.setattr("reconciler.state._directory._write_all", full)
         result = edge.apply()
         assert (result.status.reason, result.status.exit_code) == ("StateUnavailable", 1)
         assert edge.fingerprint() == before
@@ -175,7 +175,7 @@ def test_without_a_disk_nothing_is_repaired_or_evicted_and_no_old_report_is_show
         raise OSError(failing, os.strerror(failing))
 
     with monkeypatch.context() as patch:
-        patch.setattr("reconciler.state._write_all", refuse)
+        patch.setattr("reconciler.state._directory._write_all", refuse)
         result = edge.repair()
         assert (result.status.reason, result.status.exit_code) == ("StateUnavailable", 1)
         assert edge.fingerprint() == before
@@ -218,7 +218,7 @@ def test_a_disk_that_fills_up_in_the_middle_leaves_one_of_both_states(
 ) -> None:
     edge.origin.commit(both())
     edge.parts()
-    real, count = state._write_all, [0]
+    real, count = _directory._write_all, [0]
 
     def filling(name: str, fd: int, data: bytes) -> None:
         count[0] += 1
@@ -227,7 +227,7 @@ def test_a_disk_that_fills_up_in_the_middle_leaves_one_of_both_states(
         real(name, fd, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr("reconciler.state._write_all", filling)
+        patch.setattr("reconciler.state._directory._write_all", filling)
         edge.apply()
     assert edge.runs() in (["ratelimit"], ["ratelimit", "firewall"])
     edge.restart()

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from reconciler import state as module
 from reconciler.errors import LockedError, StateError, StateVersionError
 from reconciler.model import (
     AttachKind,
@@ -31,6 +30,7 @@ from reconciler.model import (
     to_builtins,
 )
 from reconciler.state import State, candidate, open_state, read_file, read_history, read_status, recover
+from reconciler.state import _directory as module
 from tests.sim.world import desired, fake_world, member, tc_chain, xdp_chain
 
 if TYPE_CHECKING:
