@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,12 +17,13 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def policy(tmp_path: Path) -> Path:
-    assert reconciler("init", tmp_path / "policy").code == 0
-    return tmp_path / "policy"
+    place = tmp_path / f"trial-{os.getpid()}"  # on bpffs the README's "policy" of another worker may lie beside it
+    assert reconciler("init", place).code == 0
+    return place
 
 
 def run(policy: Path, *arguments: object) -> Ran:
-    return reconciler("-c", policy.with_name("policy-host") / "config.yaml", "test", policy, *arguments)
+    return reconciler("-c", policy.with_name(f"{policy.name}-host") / "config.yaml", "test", policy, *arguments)
 
 
 def change(path: Path, old: str, new: str) -> None:
