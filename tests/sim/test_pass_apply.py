@@ -643,6 +643,19 @@ def test_a_chain_leaves_a_namespace_that_lost_its_name_whole(make_host: Callable
     assert orphans(host) == []
 
 
+def test_what_went_with_its_interface_leaves_the_records_too(make_host: Callable[..., Host]) -> None:
+    host = make_host("eth0", "eth1", features=replace(ALL_FEATURES, tcx=Support.NO))
+    wanted = chain("in", member("flowcount"), hook={"type": "tc", "direction": "ingress", "interfaces": ["eth*"]})
+    host.set_source(minimum_commit=host.origin.commit(wanted))
+    host.apply()
+    assert {owned.point.interface for owned in host.inventory().attachments} == {"eth0", "eth1"}
+    host.kernel.remove_interface("eth1")  # a filter has no pin, so nothing is left to do
+    result = host.repair()
+    assert result.plan is not None
+    assert result.plan.steps == ()
+    assert {owned.point.interface for owned in host.inventory().attachments} == {"eth0"}
+
+
 @pytest.mark.parametrize("first", ["ingress", "egress"])
 def test_old_kernels_get_filters_and_leave_no_qdisc(make_host: Callable[..., Host], first: str) -> None:
     host = make_host("eth0", features=replace(ALL_FEATURES, tcx=Support.NO))

@@ -316,6 +316,8 @@ def test_the_window_of_a_key_is_about_verified_times() -> None:
     inside = key_rule(root="one", not_before=SIGNED_AT - day, not_after=SIGNED_AT + day)
     assert verify(data, inside).not_after == (SIGNED_AT + day).isoformat()
     assert verify(data, inside, now=NOW + timedelta(days=3650)).name == inside.name
+    for half in (key_rule(root="one", not_before=SIGNED_AT - day), key_rule(root="one", not_after=SIGNED_AT + day)):
+        assert verify(data, half).name == inside.name
     refused(data, key_rule(root="one", not_after=SIGNED_AT - day), error=IdentityError)
     refused(data, key_rule(root="one", not_before=SIGNED_AT + day), error=IdentityError)
 
@@ -440,6 +442,12 @@ def test_other_versions_of_the_format_are_refused() -> None:
         fields = json.loads(bundle("key-p256"))
         fields["mediaType"] = f"application/vnd.dev.sigstore.bundle+json;version={version}"
         assert "v0.3" in refused(json.dumps(fields).encode(), key_rule())
+
+
+@pytest.mark.parametrize("number", [b"1.5", b"1e3", b"NaN", b"-Infinity"])
+def test_a_number_that_is_no_integer_is_refused(number: bytes) -> None:
+    data = bundle("key-p256").rstrip()
+    assert "integers only" in refused(data[:-1] + b', "more": ' + number + b"}", key_rule())
 
 
 def test_a_key_that_is_there_twice_is_refused() -> None:
