@@ -193,6 +193,22 @@ def test_a_revoked_key_is_refused_as_revoked(
     assert verify(repository, honest, both, revoked).name == "bob@example.com"
 
 
+@pytest.mark.parametrize("object_format", ["sha1", "sha256"])
+def test_bytes_of_another_commit_are_refused_however_well_they_are_signed(
+    tmp_path: Path, keys: dict[str, Path], object_format: str
+) -> None:
+    repository = GitRepository(tmp_path / "other.git", object_format=object_format)
+    first, second = (repository.commit({**FILES, "n": name}, key=keys["alice"]) for name in (b"1", b"2"))
+    allowed = allowed_signers(alice=keys["alice"])
+    raw = repository.raw(first)
+    for content, commit in ((raw, second), (raw + b"\n", first), (raw, f"{int(first, 16) ^ 1:0{len(first)}x}")):
+        with pytest.raises(SignatureError) as caught:
+            verify_commit(content, commit=commit, allowed_signers=allowed, revoked=None, now=NOW)
+        assert caught.value.reason == "CommitIdMismatch"
+    with pytest.raises(SignatureError, match="40 or 64 hex digits"):
+        verify_commit(raw, commit=first[:-1], allowed_signers=allowed, revoked=None, now=NOW)
+
+
 def test_an_empty_revocation_file_revokes_nobody(repository: GitRepository, keys: dict[str, Path]) -> None:
     commit = repository.commit(FILES, key=keys["alice"])
     for revoked in (b"", b"# none so far\n"):
