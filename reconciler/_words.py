@@ -117,7 +117,8 @@ def _lines(status: Report, now: datetime) -> Iterator[str]:
     elif status.expiry is not None:
         yield f"expires    {status.expiry.what} at {status.expiry.at}"
     if late and status.exit_code in (OK, CHANGES):
-        yield f"next       no pass for {age(status.at, now)}: start the agent, or `reconciler apply`"
+        since = f"no pass for {age(status.at, now)}" if _until(status.at, now) <= 0 else f"a pass at {status.at}, ahead"
+        yield f"next       {since}: start the agent, or `reconciler apply`"
     else:
         yield f"next       {next_step(status)}"
 
@@ -140,7 +141,12 @@ def exit_code(status: Report, now: datetime) -> int:
 
 
 def overdue(status: Report, now: datetime) -> bool:
-    """Whether the next poll should have been long ago: then no agent runs, and the report may be of another time."""
+    """Whether the next poll should have been long ago: then no agent runs, and the report may be of another time.
+
+    So may one from the future: a clock was wrong, and when its next poll is due nobody knows.
+    """
+    if _until(status.at, now) > OVERDUE:
+        return True
     return status.next_poll is not None and _until(status.next_poll, now) < -OVERDUE
 
 

@@ -125,7 +125,7 @@ def _who(rule: PaperSigner) -> str:
 
 
 def _share(value: float | None) -> str | None:
-    return None if value is None else f"{value:.0%}"
+    return None if value is None else f"{100 * value:g}%"
 
 
 def _text(value: object) -> str:

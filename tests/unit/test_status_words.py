@@ -49,6 +49,13 @@ def test_a_report_is_not_called_in_sync_long_after_the_next_poll_was_due() -> No
     assert lines["next"] == "next       no pass for 60m: start the agent, or `reconciler apply`"
 
 
+def test_a_report_from_the_future_hides_no_agent_that_died() -> None:
+    lines = shown(-3600)
+    assert lines["verdict"].startswith("WAS IN SYNC  edge1")
+    assert "ahead: start the agent" in lines["next"]
+    assert shown(-30)["verdict"].startswith("IN SYNC  edge1")
+
+
 def test_a_poll_that_is_only_a_little_late_alarms_nobody() -> None:
     lines = shown(45)
     assert lines["verdict"].startswith("IN SYNC")
