@@ -37,6 +37,7 @@ DIFFERENCES: dict[str, tuple[dict[str, Any], str]] = {
     "secure_mode gone": ({"secure_mode": None}, "secureMode enforce → not said"),
     "guardrail_count": ({"guardrail_count": 3}, "guardrail.count not said → 3"),
     "guardrail_share": ({"guardrail_share": 1.0}, "guardrail.share 50% → 100%"),
+    "guardrail_share nearby": ({"guardrail_share": 0.504}, "guardrail.share 50% → 50.4%"),
 }
 POLICIES: dict[str, tuple[dict[str, Any], str]] = {
     "id": ({"id": "b" * 12}, f"policy.id {'a' * 12} → {'b' * 12}"),
